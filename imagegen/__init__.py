@@ -1,0 +1,1 @@
+"""Dev images with the locked dependencies baked in."""

@@ -1,0 +1,161 @@
+"""The data that every reader of lock-files produces and everything else consumes."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from packaging.markers import Marker
+
+_STRENGTH = {"md5": 0, "sha1": 0, "sha224": 1, "sha256": 2, "sha384": 3, "sha512": 4}
+_HEX_LENGTH = {"md5": 32, "sha1": 40, "sha224": 56, "sha256": 64, "sha384": 96, "sha512": 128}
+
+
+class Ecosystem(StrEnum):
+    """A world of packages with an index and a client of its own; values are purl types."""
+
+    PYPI = "pypi"
+    NPM = "npm"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Digest:
+    """A digest of a file's bytes: the algorithm's hashlib name and lower-case hex digits."""
+
+    algorithm: str
+    value: str
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be a digest. Raises ValueError."""
+        length = _HEX_LENGTH.get(self.algorithm)
+        if length is None:
+            raise ValueError(f"unknown hash algorithm {self.algorithm!r}")
+        if not re.fullmatch(f"[0-9a-f]{{{length}}}", self.value):
+            raise ValueError(f"a {self.algorithm} digest has {length} hexadecimal digits")
+
+    @classmethod
+    def parse(cls, text: str) -> Digest:
+        """Read `sha256:0f1e…` (or `sha256=0f1e…`, as URL fragments write it). Raises ValueError."""
+        algorithm, separator, value = text.strip().replace("=", ":", 1).partition(":")
+        if not separator:
+            raise ValueError("a digest is written ALGORITHM:HEX")
+        return cls(algorithm.lower(), value.lower())
+
+    @classmethod
+    def parse_sri(cls, text: str) -> Digest:
+        """Read the base64 form of W3C Subresource Integrity, `sha512-…`. Raises ValueError."""
+        algorithm, _, encoded = text.strip().partition("-")
+        try:
+            return cls(algorithm, base64.b64decode(encoded, validate=True).hex())
+        except binascii.Error as error:
+            raise ValueError("not a base64 digest") from error
+
+    @property
+    def strength(self) -> int:
+        """Order of strength; 2 (sha256) and more is enough to accept bytes by."""
+        return _STRENGTH[self.algorithm]
+
+    @property
+    def is_strong(self) -> bool:
+        """Whether bytes may be accepted by this digest alone: sha256 or stronger."""
+        return self.strength >= _STRENGTH["sha256"]
+
+    def __str__(self) -> str:
+        return f"{self.algorithm}:{self.value}"
+
+
+def strongest(digests: Iterable[Digest]) -> Digest | None:
+    """Give the strongest digest that bytes may be accepted by, or None."""
+    return max((d for d in digests if d.is_strong), key=lambda d: (d.strength, d.value), default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artifact:
+    """One file of a package: a wheel, an sdist, a tarball.
+
+    `digests` must all match. `url` is None where the lock leaves it to the index; `size` is in
+    bytes where known.
+    """
+
+    filename: str
+    digests: tuple[Digest, ...] = ()
+    url: str | None = None
+    size: int | None = None
+    requires_python: str | None = None
+    yanked: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexSource:
+    """From a package index; `url` None means whichever index the user's own client asks."""
+
+    url: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UrlSource:
+    """From one URL, which the lock names."""
+
+    url: str
+    subdirectory: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GitSource:
+    """From a git repository at a commit."""
+
+    url: str
+    commit: str
+    subdirectory: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PathSource:
+    """From the user's own checkout; `path` is relative to the lock-file."""
+
+    path: str
+    editable: bool = False
+    subdirectory: str | None = None
+
+
+Source = IndexSource | UrlSource | GitSource | PathSource
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Package:
+    """One locked version of one package.
+
+    Where the lock names files they are `artifacts`. Where it only lists the digests that are
+    allowed (requirements.txt, Pipfile.lock) they are `digests`, any one of which may match, and
+    the index is asked for the files. `line` is the line of the lock-file, where its format has one.
+    """
+
+    name: str
+    ecosystem: Ecosystem = Ecosystem.PYPI
+    version: str | None = None
+    marker: Marker | None = None
+    requires_python: str | None = None
+    artifacts: tuple[Artifact, ...] = ()
+    digests: tuple[Digest, ...] = ()
+    source: Source = field(default_factory=IndexSource)
+    line: int | None = None
+
+    @property
+    def label(self) -> str:
+        """Name and version as the ecosystem's own client writes them."""
+        separator = "@" if self.ecosystem is Ecosystem.NPM else "=="
+        return f"{self.name}{separator}{self.version}" if self.version else self.name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lock:
+    """What a lock-file says, whichever its format."""
+
+    format: str
+    packages: tuple[Package, ...]
+    requires_python: str | None = None
+    options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

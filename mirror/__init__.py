@@ -1,0 +1,1 @@
+"""The private mirror: stocks exactly what lock-files name."""

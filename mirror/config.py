@@ -1,0 +1,137 @@
+"""lockstock.toml as frozen data: what to stock, for which targets, and where."""
+
+from __future__ import annotations
+
+import platform
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from lockfiles.document import Table, parse_toml
+from lockfiles.errors import ConfigError
+from lockfiles.target import Target
+
+DEFAULT_FILE = Path("lockstock.toml")
+BUILD_SUFFIX = ":build"
+TOOLS = ":tools"
+_NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LockSpec:
+    """A lock to stock. `project` is the folder of the user's own code that is built from source
+    in the sandbox, so that its build requirements are stocked too."""
+
+    name: str
+    path: Path
+    project: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpstreamSpec:
+    """Where to fetch from instead of where the user's own pip does."""
+
+    index: str | None = None
+    extra: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The whole configuration but for `[images]`, which imagegen reads. Sizes are in bytes."""
+
+    file: Path
+    root: Path
+    keep: int
+    port: int
+    concurrency: int
+    max_file_size: int
+    tools: tuple[str, ...]
+    targets: tuple[Target, ...]
+    locks: tuple[LockSpec, ...]
+    upstream: UpstreamSpec
+
+
+def load(file: Path) -> Config:
+    """Read lockstock.toml. Raises ConfigError naming file, line and key."""
+    document = load_document(file)
+    document.table("images")  # imagegen.spec reads it
+    mirror = document.table("mirror")
+    config = Config(
+        file=file,
+        root=file.parent / mirror.string("path", ".lockstock"),
+        keep=mirror.integer("keep", 5, minimum=1),
+        port=mirror.integer("port", 3141, minimum=1),
+        concurrency=mirror.integer("concurrency", 16, minimum=1),
+        max_file_size=mirror.integer("max_file_size", 4 << 30, minimum=1),
+        tools=mirror.strings("tools", ("uv",)),
+        targets=_targets(document.table("targets")),
+        locks=tuple(_lock(name, table, file.parent) for name, table in document.table("locks").named_tables()),
+        upstream=_upstream(document.table("upstream")),
+    )
+    mirror.finish()
+    document.finish()
+    if not config.locks:
+        raise ConfigError("no lock-file is named", where=str(file), hint='add [locks.NAME] with path = "requirements.txt"')
+    return config
+
+
+def load_document(file: Path) -> Table:
+    """Read lockstock.toml as checked tables. Raises ConfigError."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(
+            "there is no such file", where=str(file), hint="run in the project's folder, or give --config FILE"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot be read: {error}", where=str(file)) from error
+    return parse_toml(str(file), text, ConfigError)
+
+
+def check_name(table: Table, name: str) -> str:
+    """Give `name` back if it may name a lock or an image. Raises ConfigError."""
+    if not _NAME.fullmatch(name):
+        raise table.fault("", f"{name!r} is not a name: small letters, digits, and .-_ between them")
+    return name
+
+
+def existing(table: Table, key: str, folder: Path, relative: str, *, want_folder: bool = False) -> Path:
+    """Give the path a key names, which must be there. Raises ConfigError."""
+    path = folder / relative
+    if not (path.is_dir() if want_folder else path.is_file()):
+        kind = "folder" if want_folder else "file"
+        raise table.fault(key, f"there is no {kind} {path}", "paths are relative to lockstock.toml")
+    return path
+
+
+def _lock(name: str, table: Table, folder: Path) -> LockSpec:
+    check_name(table, name)
+    path = existing(table, "path", folder, table.string("path"))
+    project = table.string("project", None)
+    table.finish()
+    return LockSpec(
+        name=name,
+        path=path,
+        project=existing(table, "project", folder, project, want_folder=True) if project else None,
+    )
+
+
+def _targets(table: Table) -> tuple[Target, ...]:
+    """Read `[targets]`: every Python for every platform."""
+    pythons = table.strings("python", (platform.python_version().rpartition(".")[0],))
+    platforms = table.strings("platforms", (f"linux/{platform.machine()}",))
+    glibc = table.string("glibc", None)
+    table.finish()
+    try:
+        targets = {Target.of(python, place, glibc) for python in pythons for place in platforms}
+    except ValueError as error:
+        raise table.fault("", str(error)) from error
+    if not targets:
+        raise table.fault("", "there must be at least one Python and one platform")
+    return tuple(sorted(targets))
+
+
+def _upstream(table: Table) -> UpstreamSpec:
+    spec = UpstreamSpec(index=table.string("index", None), extra=table.strings("extra", ()))
+    table.finish()
+    return spec

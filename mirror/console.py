@@ -1,0 +1,115 @@
+"""What people see: messages to stderr, data to stdout, errors as one sentence and a hint.
+
+`run` is the only place where an error becomes text and an exit code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TransferSpeedColumn
+from rich.table import Table
+
+from lockfiles.errors import LockstockError
+from mirror.store import disk_errors
+
+out = Console(soft_wrap=True, highlight=False)
+err = Console(stderr=True, soft_wrap=True, highlight=False)
+_INTERNAL_ERROR = 70
+_INTERRUPTED = 130
+
+
+def run(app: Callable[[], object]) -> None:
+    """Run a command-line application and end the process with its exit code."""
+    try:
+        from pathlib import Path
+
+        with disk_errors(Path.cwd()):
+            app()
+    except LockstockError as error:
+        report_error(error)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        err.print("interrupted; nothing half-done is left behind")
+        sys.exit(_INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:  # the last resort: a fault of ours, not of the user
+        if os.environ.get("LOCKSTOCK_TRACEBACK"):
+            traceback.print_exc()
+        err.print(f"[red]internal error:[/red] {escape(f'{type(error).__name__}: {error}')}")
+        err.print("hint: this is a bug; LOCKSTOCK_TRACEBACK=1 shows where, please report it")
+        sys.exit(_INTERNAL_ERROR)
+
+
+def report_error(error: LockstockError) -> None:
+    """Print an error and its hint."""
+    err.print(f"[red]error:[/red] {escape(printable(str(error)))}")
+    if error.hint:
+        err.print(f"hint: {escape(printable(error.hint))}")
+
+
+def say(message: str) -> None:
+    """Tell on stderr how things go."""
+    err.print(escape(printable(message)))
+
+
+def print_json(value: Any) -> None:
+    """Print data for programs on stdout."""
+    sys.stdout.write(json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table for people on stdout; numbers go to the right."""
+    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
+    content = [[printable(cell) for cell in row] for row in rows]
+    for index, column in enumerate(columns):
+        numeric = bool(content) and all(row[index][:1].isdigit() for row in content)
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in content:
+        table.add_row(*(escape(cell) for cell in row))
+    out.print(table)
+
+
+def download_progress() -> Progress:
+    """Make a progress bar for bytes; silent where stderr is no terminal."""
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeElapsedColumn(),
+        console=err, transient=True, disable=not err.is_terminal,
+    )  # fmt: skip
+
+
+def printable(text: str) -> str:
+    """Replace control characters, which hostile names may carry to a terminal."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def human_size(size: float) -> str:
+    """Write bytes as 1.2 MB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def human_time(seconds: float) -> str:
+    """Write seconds as 15 ms, 3.2 s or 2 min 5 s."""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return f"{int(seconds // 60)} min {int(seconds % 60)} s"
+
+
+def plural(count: int, noun: str) -> str:
+    """Write 1 package, 2 packages."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"

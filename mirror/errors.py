@@ -1,0 +1,65 @@
+"""The ways in which stocking the mirror fails, each with an exit code of its own."""
+
+from __future__ import annotations
+
+from lockfiles.errors import LockstockError
+
+
+class DigestMismatchError(LockstockError):
+    """The bytes that came are not those that the lock names."""
+
+    exit_code = 20
+
+
+class NotFoundUpstreamError(LockstockError):
+    """No upstream index has the package, the version, or a file with a locked digest."""
+
+    exit_code = 21
+
+
+class UpstreamError(LockstockError):
+    """An upstream cannot be reached, refuses, or answers with an error."""
+
+    exit_code = 22
+
+
+class TruncatedError(UpstreamError):
+    """The upstream stopped in the middle of a file, also after retries."""
+
+    exit_code = 23
+
+
+class OversizedError(UpstreamError):
+    """The upstream sends more bytes than the file has or may have."""
+
+    exit_code = 24
+
+
+class ResolutionError(LockstockError):
+    """Build requirements or tools cannot be resolved to pinned artifacts."""
+
+    exit_code = 25
+
+
+class DiskFullError(LockstockError):
+    """There is no room left for what has to be written."""
+
+    exit_code = 30
+
+
+class StoreError(LockstockError):
+    """The mirror's folder cannot be used, or holds something that should not be there."""
+
+    exit_code = 31
+
+
+class BusyError(LockstockError):
+    """Another run holds the mirror."""
+
+    exit_code = 32
+
+
+class RegistryError(LockstockError):
+    """devpi does not start, does not answer, or refuses what is published."""
+
+    exit_code = 33

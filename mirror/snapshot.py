@@ -1,0 +1,167 @@
+"""A snapshot: the immutable, sorted manifest of one refresh, and the switch between them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from lockfiles.model import Ecosystem
+from mirror.errors import StoreError
+from mirror.store import sync_folder, write_atomically
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class LockRecord:
+    """A lock that the snapshot serves. Build locks are named LOCK:build, the tools' one :tools."""
+
+    name: str
+    path: str
+    format: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Stocked:
+    """One file of one package. `url` says where it came from, without credentials; `size` is in bytes."""
+
+    ecosystem: str
+    name: str
+    version: str
+    filename: str
+    sha256: str
+    size: int
+    url: str
+    requires_python: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Selected:
+    """The files, by sha256, that one target (in its text form) takes of one lock."""
+
+    lock: str
+    target: str
+    artifacts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """What one refresh stocked, for which locks and targets. Equal content, equal bytes."""
+
+    locks: tuple[LockRecord, ...]
+    artifacts: tuple[Stocked, ...]
+    selections: tuple[Selected, ...]
+
+    @classmethod
+    def of(cls, locks: Iterable[LockRecord], artifacts: Iterable[Stocked], selections: Iterable[Selected]) -> Snapshot:
+        """Make a snapshot of parts in any order; each file is listed once."""
+        unique = {(a.ecosystem, a.filename, a.sha256): a for a in artifacts}
+        ordered = sorted(unique.values(), key=lambda a: (a.ecosystem, a.name, a.version, a.filename, a.sha256))
+        return cls(locks=tuple(sorted(locks)), artifacts=tuple(ordered), selections=tuple(sorted(selections)))
+
+    def to_bytes(self) -> bytes:
+        """Give the manifest: JSON, sorted, without clock or host."""
+        content = {"schema": SCHEMA, **asdict(self)}
+        return (json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Snapshot:
+        """Read a manifest. Raises ValueError when it is none or of another schema."""
+        try:
+            content = json.loads(data)
+            if content["schema"] != SCHEMA:
+                raise ValueError(f"schema {content['schema']} is not {SCHEMA}")
+            return cls(
+                locks=tuple(LockRecord(**item) for item in content["locks"]),
+                artifacts=tuple(Stocked(**item) for item in content["artifacts"]),
+                selections=tuple(_selected(item) for item in content["selections"]),
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a snapshot: {error}") from error
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of the manifest."""
+        return sha256(self.to_bytes()).hexdigest()
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files together."""
+        return sum(artifact.size for artifact in self.artifacts)
+
+    def chosen(self, locks: Iterable[str], target: str) -> tuple[Stocked, ...]:
+        """Give the files that `target` takes of these locks, sorted by name."""
+        names = set(locks)
+        wanted = {d for s in self.selections if s.lock in names and s.target == target for d in s.artifacts}
+        return tuple(a for a in self.artifacts if a.sha256 in wanted)
+
+    def of_ecosystem(self, ecosystem: Ecosystem) -> tuple[Stocked, ...]:
+        """Give the files of one ecosystem, sorted by name."""
+        return tuple(a for a in self.artifacts if a.ecosystem == ecosystem)
+
+
+def _selected(item: dict[str, Any]) -> Selected:
+    return Selected(lock=item["lock"], target=item["target"], artifacts=tuple(item["artifacts"]))
+
+
+class Snapshots:
+    """The snapshots of a mirror: `NNNN-DIGEST.json` files and the link `current`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.link = root / "current"
+
+    def names(self) -> tuple[str, ...]:
+        """Give all names, the oldest first."""
+        return tuple(sorted((path.stem for path in self.root.glob("*-*.json")), key=_sequence))
+
+    def load(self, name: str) -> Snapshot:
+        """Read one snapshot. Raises StoreError when it is missing or damaged."""
+        path = self.root / f"{name}.json"
+        try:
+            return Snapshot.from_bytes(path.read_bytes())
+        except FileNotFoundError:
+            raise StoreError("there is no such snapshot", where=name, hint="`mirror snapshots` lists them") from None
+        except ValueError as error:
+            raise StoreError(str(error), where=str(path), hint="run `mirror refresh` to write a new one") from error
+
+    def current_name(self) -> str | None:
+        """Give the name of the snapshot that is served, or None before the first."""
+        return self.link.readlink().name.removesuffix(".json") if self.link.is_symlink() else None
+
+    def current(self) -> Snapshot | None:
+        """Read the snapshot that is served, or None before the first."""
+        name = self.current_name()
+        return self.load(name) if name else None
+
+    def add(self, snapshot: Snapshot) -> str:
+        """Write a snapshot and give its name; one that is equal to the newest is that one."""
+        names = self.names()
+        short = snapshot.digest[:12]
+        if names and names[-1].endswith(f"-{short}"):
+            return names[-1]
+        name = f"{_sequence(names[-1]) + 1 if names else 1:04}-{short}"
+        write_atomically(self.root / f"{name}.json", snapshot.to_bytes())
+        return name
+
+    def switch(self, name: str) -> None:
+        """Make `name` the current snapshot, at once for every reader."""
+        fresh = self.root / ".current.tmp"
+        fresh.unlink(missing_ok=True)
+        fresh.symlink_to(f"{name}.json")
+        fresh.rename(self.link)
+        sync_folder(self.root)
+
+    def drop(self, name: str) -> None:
+        """Remove a snapshot's manifest."""
+        (self.root / f"{name}.json").unlink(missing_ok=True)
+
+
+def _sequence(name: str) -> int:
+    number = name.partition("-")[0]
+    return int(number) if number.isdigit() else 0
