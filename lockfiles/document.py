@@ -16,7 +16,14 @@ from typing import Any, TypeVar, overload
 from lockfiles.errors import LockstockError
 
 _T = TypeVar("_T")
-_NAMES = {str: "a string", int: "an integer", bool: "true or false", list: "an array", dict: "a table", float: "a number"}
+_NAMES = {
+    str: "a string",
+    int: "an integer",
+    bool: "true or false",
+    list: "an array",
+    dict: "a table",
+    float: "a number",
+}
 Path = tuple[str | int, ...]
 
 
@@ -116,7 +123,9 @@ class Table:
             if key not in self.seen:
                 near = get_close_matches(key, sorted(self.seen), 1)
                 known = ", ".join(sorted(self.seen))
-                raise self.fault(key, "unknown key", f"did you mean {near[0]!r}?" if near else f"known here: {known}")
+                raise self.fault(
+                    key, "unknown key", f"did you mean {near[0]!r}?" if near else f"known here: {known}"
+                )
 
     def _default(self, key: str, value: Any, default: Any) -> Any:
         if value is None and default is ...:
@@ -152,7 +161,9 @@ def toml_line(text: str, path: Path) -> int | None:
     """
     best, depth = None, 0
     for number, here in _toml_places(text):
-        common = next((i for i, (a, b) in enumerate(zip(here, path, strict=False)) if a != b), min(len(here), len(path)))
+        common = next(
+            (i for i, (a, b) in enumerate(zip(here, path, strict=False)) if a != b), min(len(here), len(path))
+        )
         if common == len(here) and common > depth:
             best, depth = number, common
     return best

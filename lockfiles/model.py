@@ -11,6 +11,8 @@ from enum import StrEnum
 
 from packaging.markers import Marker
 
+from lockfiles.urls import check_filename
+
 _STRENGTH = {"md5": 0, "sha1": 0, "sha224": 1, "sha256": 2, "sha384": 3, "sha512": 4}
 _HEX_LENGTH = {"md5": 32, "sha1": 40, "sha224": 56, "sha256": 64, "sha384": 96, "sha512": 128}
 
@@ -78,7 +80,7 @@ class Artifact:
     """One file of a package: a wheel, an sdist, a tarball.
 
     `digests` must all match. `url` is None where the lock leaves it to the index; `size` is in
-    bytes where known.
+    bytes where known. Raises ValueError where `filename` is more than the name of a file.
     """
 
     filename: str
@@ -87,6 +89,10 @@ class Artifact:
     size: int | None = None
     requires_python: str | None = None
     yanked: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse names that would lead out of a folder."""
+        check_filename(self.filename)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

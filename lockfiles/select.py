@@ -6,7 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from packaging.tags import Tag
-from packaging.utils import InvalidSdistFilename, InvalidWheelFilename, parse_sdist_filename, parse_wheel_filename
+from packaging.utils import (
+    InvalidSdistFilename,
+    InvalidWheelFilename,
+    parse_sdist_filename,
+    parse_wheel_filename,
+)
 
 from lockfiles.errors import NoMatchingArtifactError
 from lockfiles.model import Artifact, Lock, Package
@@ -33,7 +38,7 @@ def applies(package: Package, target: Target) -> bool:
     """Say whether the package's marker holds on the target."""
     if package.marker is None:
         return True
-    return any(package.marker.evaluate(dict(environment)) for environment in target.environments)
+    return any(package.marker.evaluate(environment) for environment in target.environments)
 
 
 def select(lock: Lock, target: Target) -> Selection:
@@ -43,12 +48,19 @@ def select(lock: Lock, target: Target) -> Selection:
         for package in lock.packages
         if applies(package, target)
     )
-    return Selection(target=target, choices=tuple(sorted(chosen, key=lambda c: (c.package.name, c.artifact.filename))))
+    return Selection(
+        target=target, choices=tuple(sorted(chosen, key=lambda c: (c.package.name, c.artifact.filename)))
+    )
 
 
 def best_artifact(package: Package, target: Target) -> Artifact:
     """Choose the wheel that pip would, or an sdist where no wheel fits."""
-    ranked = [(rank, build, a) for a in package.artifacts if (rank := _rank(a, target)) is not None for build in [_build(a)]]
+    ranked = [
+        (rank, build, a)
+        for a in package.artifacts
+        if (rank := _rank(a, target)) is not None
+        for build in [_build(a)]
+    ]
     if ranked:
         best = min(rank for rank, _, _ in ranked)
         return max((r for r in ranked if r[0] == best), key=lambda r: (r[1], r[2].filename))[2]

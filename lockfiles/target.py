@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import cast
 
-from packaging.markers import Environment
 from packaging.tags import Tag, compatible_tags, cpython_tags
 
 _ARCHITECTURES = {"amd64": "x86_64", "x86_64": "x86_64", "arm64": "aarch64", "aarch64": "aarch64"}
@@ -62,7 +60,7 @@ class Target:
         return f"{self.python}/{self.oci_platform}/{self.libc}{self.libc_version}"
 
     @cached_property
-    def environments(self) -> tuple[Environment, ...]:
+    def environments(self) -> tuple[Mapping[str, str], ...]:
         """The marker environments of this target (PEP 508).
 
         There is one where the patch release is known. Otherwise the first and the last of the
@@ -72,23 +70,20 @@ class Target:
             return (self._environment(self.python),)
         return tuple(self._environment(f"{self.python}.{micro}") for micro in (0, _NEWEST_MICRO))
 
-    def _environment(self, full_version: str) -> Environment:
-        return cast(
-            "Environment",
-            {
-                "implementation_name": "cpython",
-                "implementation_version": full_version,
-                "os_name": "posix",
-                "platform_machine": self.arch,
-                "platform_python_implementation": "CPython",
-                "platform_release": "",
-                "platform_system": "Linux",
-                "platform_version": "",
-                "python_full_version": full_version,
-                "python_version": self.minor,
-                "sys_platform": "linux",
-            },
-        )
+    def _environment(self, full_version: str) -> Mapping[str, str]:
+        return {
+            "implementation_name": "cpython",
+            "implementation_version": full_version,
+            "os_name": "posix",
+            "platform_machine": self.arch,
+            "platform_python_implementation": "CPython",
+            "platform_release": "",
+            "platform_system": "Linux",
+            "platform_version": "",
+            "python_full_version": full_version,
+            "python_version": self.minor,
+            "sys_platform": "linux",
+        }
 
     @property
     def tags(self) -> tuple[Tag, ...]:

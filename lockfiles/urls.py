@@ -1,0 +1,47 @@
+"""What is read from a URL without asking anybody: file name, digest, commit, and no secret."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import unquote, urlsplit
+
+_CREDENTIALS = re.compile(r"(://)[^/@\s]+@")
+_COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
+
+
+def redact(text: str) -> str:
+    """Take the credentials out of every URL in `text`."""
+    return _CREDENTIALS.sub(r"\1***@", text)
+
+
+def filename_of(url: str) -> str:
+    """Give the file name at the end of a URL's path. Raises ValueError where there is none."""
+    name = unquote(urlsplit(url).path.rpartition("/")[2])
+    check_filename(name)
+    return name
+
+
+def check_filename(name: str) -> None:
+    """Refuse what cannot be the name of one file in a folder. Raises ValueError."""
+    if name in ("", ".", "..") or "/" in name or "\\" in name or not name.isprintable():
+        raise ValueError(f"{name!r} is not a file name")
+
+
+def split_fragment(url: str) -> tuple[str, dict[str, str]]:
+    """Split `URL#egg=x&subdirectory=y` into the URL and what its fragment says."""
+    address, _, fragment = url.partition("#")
+    pairs = (part.partition("=") for part in fragment.split("&"))
+    return address, {key: unquote(value) for key, equals, value in pairs if equals}
+
+
+def split_commit(url: str) -> tuple[str, str]:
+    """Split `https://host/repo.git@COMMIT`. Raises ValueError unless it is a whole commit id."""
+    address, _, revision = url.rpartition("@")
+    if not is_commit(revision):
+        raise ValueError("a git dependency must be pinned to a commit of 40 hexadecimal digits")
+    return address, revision
+
+
+def is_commit(text: str) -> bool:
+    """Say whether `text` is a whole git object id, SHA-1 or SHA-256."""
+    return _COMMIT.fullmatch(text) is not None
