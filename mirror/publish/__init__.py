@@ -1,0 +1,1 @@
+"""Brings a snapshot to where clients look for packages."""

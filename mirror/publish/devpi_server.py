@@ -1,0 +1,175 @@
+"""devpi-server as a child process on loopback: started, recognised, watched, stopped."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from types import FrameType
+from typing import IO
+
+from mirror.errors import RegistryError
+from mirror.publish import devpi
+
+HOST = "127.0.0.1"
+LOG = "server.log"
+_START_LIMIT = 60.0
+_STOP_LIMIT = 10.0
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """A running server. Leaving its `with` block stops it if it was started for this one."""
+
+    port: int
+    process: subprocess.Popen[bytes] | None
+
+    @property
+    def index_url(self) -> str:
+        """The URL to give to pip and uv as their index."""
+        return index_url(self.port)
+
+    def stop(self) -> None:
+        """End the server unless it ran before; devpi's storage is safe to be cut off."""
+        if self.process is None:
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(_STOP_LIMIT)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def index_url(port: int) -> str:
+    """Give the URL of the stable index, the one that shows the current snapshot."""
+    return f"http://{HOST}:{port}/{devpi.USER}/{devpi.STABLE}/+simple/"
+
+
+def is_up(folder: Path, port: int) -> bool:
+    """Say whether this registry's server answers. Raises RegistryError if another program does."""
+    found = _who_answers(port)
+    if found is None:
+        return False
+    if found != devpi.identity(folder):
+        raise RegistryError(
+            "the port is taken by another program, which is not this mirror's devpi",
+            where=f"{HOST}:{port}",
+            hint="stop that program, or set another `port` under [mirror] in lockstock.toml",
+        )
+    return True
+
+
+def start(folder: Path, port: int) -> Server:
+    """Give the running server of the registry in `folder`, started if it is not up.
+
+    A started server ends with the thread that started it, however that ends. Raises RegistryError
+    when it does not come up or the port is taken.
+    """
+    devpi.init(folder)
+    if is_up(folder, port):
+        return Server(port=port, process=None)
+    with (folder / LOG).open("wb") as log:
+        server = Server(port=port, process=_spawn(folder, port, log))
+    try:
+        _await(server, folder)
+    except BaseException:
+        server.stop()
+        raise
+    return server
+
+
+def serve(folder: Path, port: int) -> int:
+    """Run the server in the foreground until SIGTERM or SIGINT, its log on stderr; give the exit code.
+
+    Raises RegistryError when it runs already or the port is taken.
+    """
+    devpi.init(folder)
+    if is_up(folder, port):
+        raise RegistryError(
+            "this mirror's devpi runs already",
+            where=f"{HOST}:{port}",
+            hint="a refresh ends its own when it is done; another `mirror serve` has to be stopped",
+        )
+    process = _spawn(folder, port, sys.stderr)
+    stopped = False
+
+    def forward(_number: int, _frame: FrameType | None) -> None:
+        nonlocal stopped
+        stopped = True
+        process.terminate()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, forward)
+    code = process.wait()
+    if stopped:
+        return 0
+    return code if code >= 0 else 128 - code
+
+
+def _spawn(folder: Path, port: int, log: IO[bytes] | IO[str]) -> subprocess.Popen[bytes]:
+    # devpi reads DEVPISERVER_* as options; a group of its own keeps the terminal's Ctrl-C from it,
+    # so that whoever started it stops it when its own work is cleaned up.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("DEVPI")}
+    command = [
+        sys.executable,
+        "-m",
+        "devpi_server",
+        f"--host={HOST}",
+        f"--port={port}",
+        *devpi.options(folder),
+    ]
+    return subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
+        process_group=0, preexec_fn=_end_with_parent,
+    )  # fmt: skip
+
+
+_libc = ctypes.CDLL(None)
+
+
+def _end_with_parent() -> None:
+    """Ask the kernel to end this process when its parent ends, killed or not: no stray daemon."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _await(server: Server, folder: Path) -> None:
+    identity = devpi.identity(folder)
+    deadline = time.monotonic() + _START_LIMIT
+    hint = f"its log says why: {folder / LOG}"
+    where = f"{HOST}:{server.port}"
+    while _who_answers(server.port) != identity:
+        if server.process and server.process.poll() is not None:
+            raise RegistryError("devpi-server ended instead of starting", where=where, hint=hint)
+        if time.monotonic() > deadline:
+            raise RegistryError(
+                f"devpi-server did not answer in {_START_LIMIT:.0f} s", where=where, hint=hint
+            )
+        time.sleep(0.02)
+
+
+def _who_answers(port: int) -> str | None:
+    """Give the identifier of the devpi that listens; None for nobody, empty for another program."""
+    connection = HTTPConnection(HOST, port, timeout=5)
+    try:
+        connection.request("GET", "/+api", headers={"Accept": "application/json"})
+        return connection.getresponse().getheader("X-Devpi-Uuid", "")
+    except ConnectionRefusedError:
+        return None
+    except (OSError, HTTPException):
+        return ""
+    finally:
+        connection.close()

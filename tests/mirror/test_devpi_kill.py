@@ -1,0 +1,134 @@
+"""kill -9 at every moment in which the registry's files change, and what the next run makes of it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from mirror.publish import devpi
+from mirror.snapshot import Stocked
+from tests.mirror.registry import Registry
+from tests.wheels import make_wheel
+
+# Opening the database stands for every transaction; the others are all steps from file to file.
+_STEPS = ("os.link", "os.rename", "os.remove", "os.rmdir", "os.truncate", "sqlite3.connect")
+
+
+def steps_until_killed(work: Callable[[], object], moment: int) -> bool:
+    """Do `work` in a child that is killed right before its step number `moment`; say if it was."""
+    child = multiprocessing.get_context("fork").Process(target=_work_and_die, args=(work, moment))
+    child.start()
+    child.join(60)
+    assert child.exitcode in (0, -signal.SIGKILL)
+    return child.exitcode != 0
+
+
+def _work_and_die(work: Callable[[], object], moment: int) -> None:
+    left = moment
+
+    def watch(event: str, _arguments: object) -> None:
+        nonlocal left
+        if event in _STEPS:
+            left -= 1
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watch)
+    work()
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    return Registry(tmp_path / "mirror")
+
+
+@pytest.fixture
+def served(registry: Registry) -> Iterator[Registry]:
+    with registry.start():
+        yield registry
+
+
+def stock(registry: Registry, version: str) -> list[Stocked]:
+    wheels = registry.root / "wheels"
+    names = ("lockstock-one", "lockstock-two")
+    return [registry.stock(make_wheel(wheels, name, version), name, version) for name in names]
+
+
+def digests(registry: Registry, files: list[Stocked]) -> bool:
+    """Say whether clients get exactly these files, whole."""
+    return registry.projects() == [file.name for file in files] and all(
+        registry.files(file.name) == {file.filename: file.sha256} for file in files
+    )
+
+
+def test_a_killed_publisher_harms_nobody_and_the_next_one_ends_well(served):
+    previous = stock(served, "1.0")
+    served.publish("0000-x", *previous)
+    moment = 0
+    while True:
+        name, files = f"{moment + 1:04}-x", stock(served, f"2.{moment}")
+        killed = steps_until_killed(lambda: served.publish(name, *files), moment)  # noqa: B023 - used at once
+        if not killed:
+            break
+        shown = [file for file in (previous, files) if digests(served, file)]
+        assert shown, f"clients see half after step {moment}"
+        served.publish(name, *files)
+        assert digests(served, files), f"step {moment}"
+        assert served.leftovers() == [], f"step {moment}"
+        assert devpi.prune(served.folder, [name]) == (f"s-{moment:04}-x",), f"step {moment}"
+        assert served.indexes() == ["current", f"s-{name}"]
+        previous, moment = files, moment + 1
+    assert moment > 10, "the steps were not seen"
+
+
+def test_a_killed_publisher_of_a_snapshot_that_is_given_up_leaves_nothing(served):
+    good = stock(served, "1.0")
+    served.publish("0000-x", *good)
+    moment = 0
+    while steps_until_killed(lambda: served.publish("0001-x", *stock(served, "2.0")), moment):
+        served.publish("0000-x", *good)
+        devpi.prune(served.folder, ["0000-x"])
+        assert digests(served, good), f"step {moment}"
+        assert served.leftovers() == [], f"step {moment}"
+        assert served.indexes() == ["current", "s-0000-x"], f"step {moment}"
+        folders = (devpi.server_folder(served.folder) / "+files" / devpi.USER).iterdir()
+        assert [folder.name for folder in folders] == ["s-0000-x"], f"step {moment}"
+        moment += 1
+    assert moment > 10, "the steps were not seen"
+
+
+def test_a_killed_prune_is_ended_by_the_next(served):
+    moment = 0
+    while True:
+        old, new = stock(served, f"1.{moment}"), stock(served, f"2.{moment}")
+        served.publish(f"old-{moment}", *old)
+        served.publish(f"new-{moment}", *new)
+        if not steps_until_killed(lambda: devpi.prune(served.folder, []), moment):
+            break
+        assert digests(served, new), f"step {moment}"
+        devpi.prune(served.folder, [])
+        assert served.indexes() == ["current", f"s-new-{moment}"], f"step {moment}"
+        assert served.store.path(old[0].sha256).stat().st_nlink == 1, f"step {moment}"
+        moment += 1
+    assert moment > 5, "the steps were not seen"
+
+
+def test_a_killed_init_is_ended_by_the_next(registry, tmp_path):
+    moment = 0
+    while True:
+        attempt = Registry(tmp_path / str(moment))
+        if not steps_until_killed(lambda: devpi.init(attempt.folder), moment):  # noqa: B023 - used at once
+            break
+        files = stock(attempt, "1.0")
+        attempt.publish("0001-x", *files)
+        assert attempt.leftovers() == [], f"step {moment}"
+        moment += 1
+    assert moment > 5, "the steps were not seen"
+    with attempt.start():
+        assert attempt.projects() == []
