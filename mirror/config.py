@@ -19,8 +19,11 @@ _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LockSpec:
-    """A lock to stock. `project` is the folder of the user's own code that is built from source
-    in the sandbox, so that its build requirements are stocked too."""
+    """A lock to stock.
+
+    `project` is the folder of the user's own code that is built from source in the sandbox, so
+    that its build requirements are stocked too.
+    """
 
     name: str
     path: Path
@@ -65,13 +68,17 @@ def load(file: Path) -> Config:
         max_file_size=mirror.integer("max_file_size", 4 << 30, minimum=1),
         tools=mirror.strings("tools", ("uv",)),
         targets=_targets(document.table("targets")),
-        locks=tuple(_lock(name, table, file.parent) for name, table in document.table("locks").named_tables()),
+        locks=tuple(
+            _lock(name, table, file.parent) for name, table in document.table("locks").named_tables()
+        ),
         upstream=_upstream(document.table("upstream")),
     )
     mirror.finish()
     document.finish()
     if not config.locks:
-        raise ConfigError("no lock-file is named", where=str(file), hint='add [locks.NAME] with path = "requirements.txt"')
+        raise ConfigError(
+            "no lock-file is named", where=str(file), hint='add [locks.NAME] with path = "requirements.txt"'
+        )
     return config
 
 
@@ -81,7 +88,9 @@ def load_document(file: Path) -> Table:
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(
-            "there is no such file", where=str(file), hint="run in the project's folder, or give --config FILE"
+            "there is no such file",
+            where=str(file),
+            hint="run in the project's folder, or give --config FILE",
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot be read: {error}", where=str(file)) from error

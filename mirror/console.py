@@ -10,11 +10,19 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
 
 from lockfiles.errors import LockstockError
@@ -29,8 +37,6 @@ _INTERRUPTED = 130
 def run(app: Callable[[], object]) -> None:
     """Run a command-line application and end the process with its exit code."""
     try:
-        from pathlib import Path
-
         with disk_errors(Path.cwd()):
             app()
     except LockstockError as error:
@@ -82,9 +88,15 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
 def download_progress() -> Progress:
     """Make a progress bar for bytes; silent where stderr is no terminal."""
     return Progress(
-        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeElapsedColumn(),
-        console=err, transient=True, disable=not err.is_terminal,
-    )  # fmt: skip
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeElapsedColumn(),
+        console=err,
+        transient=True,
+        disable=not err.is_terminal,
+    )
 
 
 def printable(text: str) -> str:

@@ -51,18 +51,35 @@ class Selected:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """What one refresh stocked, for which locks and targets. Equal content, equal bytes."""
+    """What one refresh stocked, for which locks and targets. Equal content, equal bytes.
+
+    `inputs` is the digest of all that decided it: while that is the same, so is the stock.
+    """
 
     locks: tuple[LockRecord, ...]
     artifacts: tuple[Stocked, ...]
     selections: tuple[Selected, ...]
+    inputs: str = ""
 
     @classmethod
-    def of(cls, locks: Iterable[LockRecord], artifacts: Iterable[Stocked], selections: Iterable[Selected]) -> Snapshot:
+    def of(
+        cls,
+        locks: Iterable[LockRecord],
+        artifacts: Iterable[Stocked],
+        selections: Iterable[Selected],
+        inputs: str = "",
+    ) -> Snapshot:
         """Make a snapshot of parts in any order; each file is listed once."""
         unique = {(a.ecosystem, a.filename, a.sha256): a for a in artifacts}
-        ordered = sorted(unique.values(), key=lambda a: (a.ecosystem, a.name, a.version, a.filename, a.sha256))
-        return cls(locks=tuple(sorted(locks)), artifacts=tuple(ordered), selections=tuple(sorted(selections)))
+        ordered = sorted(
+            unique.values(), key=lambda a: (a.ecosystem, a.name, a.version, a.filename, a.sha256)
+        )
+        return cls(
+            inputs=inputs,
+            locks=tuple(sorted(set(locks))),
+            artifacts=tuple(ordered),
+            selections=tuple(sorted(set(selections))),
+        )
 
     def to_bytes(self) -> bytes:
         """Give the manifest: JSON, sorted, without clock or host."""
@@ -77,6 +94,7 @@ class Snapshot:
             if content["schema"] != SCHEMA:
                 raise ValueError(f"schema {content['schema']} is not {SCHEMA}")
             return cls(
+                inputs=content["inputs"],
                 locks=tuple(LockRecord(**item) for item in content["locks"]),
                 artifacts=tuple(Stocked(**item) for item in content["artifacts"]),
                 selections=tuple(_selected(item) for item in content["selections"]),
@@ -126,9 +144,13 @@ class Snapshots:
         try:
             return Snapshot.from_bytes(path.read_bytes())
         except FileNotFoundError:
-            raise StoreError("there is no such snapshot", where=name, hint="`mirror snapshots` lists them") from None
+            raise StoreError(
+                "there is no such snapshot", where=name, hint="`mirror snapshots` lists them"
+            ) from None
         except ValueError as error:
-            raise StoreError(str(error), where=str(path), hint="run `mirror refresh` to write a new one") from error
+            raise StoreError(
+                str(error), where=str(path), hint="run `mirror refresh` to write a new one"
+            ) from error
 
     def current_name(self) -> str | None:
         """Give the name of the snapshot that is served, or None before the first."""

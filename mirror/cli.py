@@ -1,0 +1,168 @@
+"""The `mirror` command: thin functions that call the parts and print what they report."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mirror import config as configuration
+from mirror import refresh as refreshing
+from mirror.console import (
+    download_progress,
+    human_size,
+    human_time,
+    plural,
+    print_json,
+    print_table,
+    say,
+)
+from mirror.layout import Layout
+from mirror.plan import Plan
+from mirror.publish import devpi, devpi_server
+from mirror.publish.check import check_index
+from mirror.snapshot import Snapshot
+from mirror.upstream.fetch import Advance
+
+app = typer.Typer(
+    name="mirror",
+    help="Stock a private package mirror with exactly what lock-files name.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+ConfigOption = Annotated[
+    Path, typer.Option("--config", "-c", help="The configuration to use.", metavar="FILE", show_default=True)
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the report as JSON on stdout.")]
+
+
+def print_version(wanted: bool) -> None:
+    """Print the version and end."""
+    if wanted:
+        typer.echo(f"lockstock {version('lockstock')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Stock a private package mirror with exactly what lock-files name."""
+
+
+@app.command()
+def refresh(
+    config: ConfigOption = configuration.DEFAULT_FILE,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be fetched, and change nothing.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Bring the mirror up to the lock-files: fetch, verify, publish, prune."""
+    loaded = configuration.load(config)
+    if dry_run:
+        report = refreshing.dry_run(loaded)
+    else:
+        with download_progress() as progress:
+
+            def begin(plan: Plan) -> Advance:
+                size = f", {human_size(plan.fetch_size)}" if plan.fetch_size else ""
+                say(f"fetching {plural(len(plan.fetch), 'file')}{size}")
+                return partial(progress.advance, progress.add_task("fetching", total=plan.fetch_size or None))
+
+            report = refreshing.refresh(loaded, begin=begin, publish=partial(_publish, loaded))
+    if as_json:
+        print_json(asdict(report))
+    else:
+        _print_report(report, loaded, dry_run=dry_run)
+
+
+@app.command()
+def serve(config: ConfigOption = configuration.DEFAULT_FILE) -> None:
+    """Serve the Python index with devpi-server until stopped (for systemd, or a terminal)."""
+    loaded = configuration.load(config)
+    layout = Layout(loaded.root)
+    devpi.init(layout.devpi)
+    say(f"serving {devpi_server.index_url(loaded.port)}; Ctrl-C ends")
+    sys.exit(devpi_server.serve(layout.devpi, loaded.port))
+
+
+@app.command()
+def snapshots(config: ConfigOption = configuration.DEFAULT_FILE, as_json: JsonOption = False) -> None:
+    """List the snapshots, the oldest first."""
+    shelf = Layout(configuration.load(config).root).snapshots
+    current = shelf.current_name()
+    loaded = [(name, shelf.load(name)) for name in shelf.names()]
+    if as_json:
+        print_json([_summary(name, snapshot, current) for name, snapshot in loaded])
+        return
+    print_table(
+        "",
+        ("", "snapshot", "locks", "files", "size"),
+        (
+            (
+                "*" if name == current else " ",
+                name,
+                ", ".join(_own_locks(s)),
+                str(len(s.artifacts)),
+                human_size(s.size),
+            )
+            for name, s in loaded
+        ),
+    )
+
+
+def _publish(config: configuration.Config, name: str, snapshot: Snapshot) -> None:
+    """Bring a snapshot into devpi, see that clients get it, and drop the indexes of old ones."""
+    layout = Layout(config.root)
+    published = devpi.publish(layout.devpi, name, snapshot, layout.store)
+    devpi.prune(layout.devpi, {*layout.snapshots.names(), name})
+    if published.changed:
+        with devpi_server.start(layout.devpi, config.port) as server:
+            check_index(server.index_url, snapshot)
+
+
+def _summary(name: str, snapshot: Snapshot, current: str | None) -> dict[str, object]:
+    return {
+        "name": name,
+        "current": name == current,
+        "locks": _own_locks(snapshot),
+        "artifacts": len(snapshot.artifacts),
+        "size": snapshot.size,
+    }
+
+
+def _own_locks(snapshot: Snapshot) -> list[str]:
+    return [lock.name for lock in snapshot.locks if ":" not in lock.name]
+
+
+def _print_report(report: refreshing.Report, config: configuration.Config, *, dry_run: bool) -> None:
+    for name in report.to_fetch:
+        say(f"would fetch {name}")
+    rows = [
+        ("locks", str(report.locks)),
+        ("packages", str(report.packages)),
+        ("files", f"{report.artifacts}, {human_size(report.size)}"),
+        (
+            "would be fetched" if dry_run else "fetched",
+            f"{report.fetched}, {human_size(report.fetched_size)}",
+        ),
+        ("freed", f"{report.pruned.artifacts}, {human_size(report.pruned.size)}"),
+        ("snapshot", report.snapshot or "none yet"),
+        ("index", devpi_server.index_url(config.port)),
+        *((f"  {step}", human_time(seconds)) for step, seconds in report.steps.items()),
+    ]
+    print_table("", ("refresh", ""), rows)
+    if not report.changed:
+        say("nothing changed" if not dry_run else "nothing would be fetched")
+    elif not dry_run:
+        say("`mirror serve` serves it; `imagegen build NAME` bakes it into an image")

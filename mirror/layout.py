@@ -1,0 +1,65 @@
+"""Where things lie below the mirror's own folder, and the lock that lets one run in at a time."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from mirror.errors import BusyError, StoreError
+from mirror.snapshot import Snapshots
+from mirror.store import Store, disk_errors
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The folders of one mirror."""
+
+    root: Path
+
+    @property
+    def store(self) -> Store:
+        """The verified bytes."""
+        return Store(self.root / "store")
+
+    @property
+    def snapshots(self) -> Snapshots:
+        """The manifests, and the link to the one that is served."""
+        return Snapshots(self.root / "snapshots")
+
+    @property
+    def build_locks(self) -> Path:
+        """Resolved build requirements."""
+        return self.root / "build-locks"
+
+    @property
+    def located(self) -> Path:
+        """What indexes said; may be deleted at any time."""
+        return self.root / "cache" / "located"
+
+    @property
+    def devpi(self) -> Path:
+        """The state of devpi-server."""
+        return self.root / "devpi"
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Hold the mirror for one writer; the kernel lets go when it is killed. Raises BusyError."""
+        with disk_errors(self.root):
+            try:
+                self.root.mkdir(parents=True, exist_ok=True)
+                file = (self.root / "run.lock").open("a")
+            except (PermissionError, FileExistsError, NotADirectoryError) as error:
+                raise StoreError(f"cannot be written: {error.strerror}", where=str(self.root)) from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise BusyError(
+                    "another run holds this mirror",
+                    where=str(self.root),
+                    hint="wait until it ends; nothing was changed",
+                ) from None
+            yield

@@ -1,0 +1,160 @@
+"""Requests that survive what networks do: retries, resumption, limits."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import unquote, urlsplit
+
+import httpx
+
+from mirror.errors import NotFoundUpstreamError, TruncatedError, UpstreamError
+from mirror.store import Expected, Incoming, Store
+from mirror.upstream.settings import redact
+
+_T = TypeVar("_T")
+_WORTH_RETRYING = frozenset({408, 425, 429, 500, 502, 503, 504})
+_GONE = frozenset({404, 410})
+_LONGEST_PAUSE = 30.0
+_PAGE_LIMIT = 64 << 20
+_CHUNK = 1 << 18
+
+Advance = Callable[[int], None]
+
+
+async def get(
+    client: httpx.AsyncClient, url: str, retries: int, headers: Mapping[str, str] | None = None
+) -> httpx.Response | None:
+    """Read a page of at most 64 MiB; None where there is none (404). Raises UpstreamError."""
+
+    async def attempt() -> httpx.Response | None:
+        async with client.stream("GET", url, headers=dict(headers or {})) as response:
+            if response.status_code in _GONE:
+                return None
+            _check_status(response)
+            body = bytearray()
+            async for chunk in response.aiter_bytes():
+                body += chunk
+                if len(body) > _PAGE_LIMIT:
+                    raise UpstreamError("the page has no end", where=redact(url))
+            kept = {k: v for k, v in response.headers.items() if k.lower() == "content-type"}
+            return httpx.Response(200, headers=kept, content=bytes(body), request=response.request)
+
+    return await _retry(attempt, url, retries)
+
+
+async def fetch(
+    client: httpx.AsyncClient, url: str, store: Store, expected: Expected, retries: int, advance: Advance
+) -> str:
+    """Bring one file into the store and give its sha256.
+
+    `advance` is told the bytes as they come, negative when a transfer starts again. Raises
+    UpstreamError and its kinds, DigestMismatchError, DiskFullError; the store is then as it was.
+    """
+    with store.receive(expected) as incoming:
+        if urlsplit(url).scheme == "file":
+            _copy(Path(unquote(urlsplit(url).path)), incoming, advance)
+        else:
+            await _retry(lambda: _transfer(client, url, incoming, advance), url, retries)
+        return await asyncio.to_thread(store.keep, incoming)
+
+
+async def _transfer(client: httpx.AsyncClient, url: str, incoming: Incoming, advance: Advance) -> None:
+    """Stream the file, or the rest of it where a transfer was cut before."""
+    headers = {"Accept-Encoding": "identity"}
+    if incoming.received:
+        headers["Range"] = f"bytes={incoming.received}-"
+    async with client.stream("GET", url, headers=headers) as response:
+        if response.status_code in _GONE:
+            raise NotFoundUpstreamError("the file is not there", where=redact(url), hint="lock again")
+        _check_status(response)
+        if incoming.received and not _continues(response, incoming.received):
+            advance(-incoming.received)
+            incoming.restart()
+        async for chunk in response.aiter_raw(_CHUNK):
+            incoming.write(chunk)
+            advance(len(chunk))
+    if incoming.expected.size is not None and incoming.received < incoming.expected.size:
+        raise TruncatedError(
+            f"the upstream stopped after {incoming.received} of {incoming.expected.size} bytes",
+            where=redact(url),
+            hint="run the refresh again; what was stocked is kept",
+        )
+
+
+def _continues(response: httpx.Response, received: int) -> bool:
+    return response.status_code == 206 and response.headers.get("content-range", "").startswith(
+        f"bytes {received}-"
+    )
+
+
+def _copy(path: Path, incoming: Incoming, advance: Advance) -> None:
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                incoming.write(chunk)
+                advance(len(chunk))
+    except FileNotFoundError:
+        raise NotFoundUpstreamError("the file is not there", where=str(path), hint="lock again") from None
+
+
+class _StatusError(UpstreamError):
+    """An answer that another try may change, with the pause that the upstream asks for."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        super().__init__(
+            f"the upstream answers {response.status_code} {response.reason_phrase}".rstrip(),
+            where=redact(str(response.url)),
+            hint="try again later; what was stocked before is kept and served",
+        )
+        after = response.headers.get("retry-after", "")
+        self.pause = float(after) if after.isascii() and after.isdigit() else None
+
+
+def _check_status(response: httpx.Response) -> None:
+    if response.status_code in _WORTH_RETRYING:
+        raise _StatusError(response)
+    if response.status_code in (401, 403, 407):
+        raise UpstreamError(
+            f"the upstream refuses access ({response.status_code})",
+            where=redact(str(response.url)),
+            hint="give credentials as pip takes them: in the index URL of pip's configuration, or in netrc",
+        )
+    if response.status_code not in (200, 206):
+        raise UpstreamError(f"the upstream answers {response.status_code}", where=redact(str(response.url)))
+
+
+class _UnreachableError(UpstreamError):
+    """No connection, or none that lasts; another try may find one."""
+
+
+async def _retry(attempt: Callable[[], Awaitable[_T]], url: str, retries: int) -> _T:
+    """Try until it works, but no more than `retries` times more, with growing pauses."""
+    for count in range(retries):
+        try:
+            return await _attempt(attempt, url)
+        except (_StatusError, TruncatedError, _UnreachableError) as error:
+            pause = getattr(error, "pause", None) or 0.25 * 2**count * random.uniform(0.5, 1)  # noqa: S311 jitter is no secret
+            await asyncio.sleep(min(pause, _LONGEST_PAUSE))
+    return await _attempt(attempt, url)
+
+
+async def _attempt(attempt: Callable[[], Awaitable[_T]], url: str) -> _T:
+    """Try once, with the client's errors in our words."""
+    try:
+        return await attempt()
+    except httpx.RemoteProtocolError as error:
+        raise TruncatedError(
+            f"the upstream stopped in the middle: {error}", where=redact(url), hint="run the refresh again"
+        ) from error
+    except httpx.TransportError as error:
+        raise _UnreachableError(
+            f"cannot be reached: {str(error) or type(error).__name__}",
+            where=redact(url),
+            hint="check the network, the proxy and `pip config list`",
+        ) from error
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise UpstreamError(f"cannot be fetched: {error}", where=redact(url)) from error

@@ -1,0 +1,191 @@
+"""Asks the indexes for what a lock leaves out: the files behind its digests, and their URLs."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
+
+from lockfiles.errors import LockstockError
+from lockfiles.model import Artifact, Digest, IndexSource, Package
+from mirror.errors import DigestMismatchError, NotFoundUpstreamError, UpstreamError
+from mirror.store import write_atomically
+from mirror.upstream.fetch import get
+from mirror.upstream.session import Upstream
+from mirror.upstream.settings import redact
+from mirror.upstream.simple import ACCEPT, file_version, parse_page
+
+
+def is_located(package: Package) -> bool:
+    """Say whether the lock itself tells where each file of the package lies."""
+    return not isinstance(package.source, IndexSource) or (
+        bool(package.artifacts) and all(artifact.url for artifact in package.artifacts)
+    )
+
+
+class LocatedFiles:
+    """What indexes said before, per package and its locked digests.
+
+    The digests make an answer final, so it never grows old: no network is needed for it again.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def get(self, package: Package) -> tuple[Artifact, ...] | None:
+        """Give the files found for this package before."""
+        try:
+            items = json.loads(self._path(package).read_bytes())
+            return tuple(
+                Artifact(**{**i, "digests": tuple(Digest(**d) for d in i["digests"])}) for i in items
+            )
+        except (FileNotFoundError, ValueError, TypeError, KeyError):
+            return None
+
+    def put(self, package: Package, files: Iterable[Artifact]) -> None:
+        """Keep an answer. Credentials in URLs are left out."""
+        items = [{**asdict(file), "url": redact(file.url or "")} for file in files]
+        write_atomically(self._path(package), json.dumps(items).encode())
+
+    def _path(self, package: Package) -> Path:
+        locked = sorted(map(str, _allowed(package)))
+        key = hashlib.sha256(
+            "\n".join([package.ecosystem, package.name, str(package.version), *locked]).encode()
+        )
+        return self._folder / key.hexdigest()[:2] / f"{key.hexdigest()[2:32]}.json"
+
+
+async def locate(packages: Iterable[Package], upstream: Upstream, known: LocatedFiles) -> tuple[Package, ...]:
+    """Ask for the files of each package, and remember the answers.
+
+    Raises NotFoundUpstreamError, DigestMismatchError or UpstreamError: the first package's.
+    """
+
+    async def found(package: Package) -> Package | LockstockError:
+        try:
+            files = await _ask(package, upstream)
+        except LockstockError as error:
+            return error
+        if all(file.digests for file in files):
+            known.put(package, files)
+        return replace(package, artifacts=files)
+
+    results = await asyncio.gather(*map(found, packages))
+    for result in results:
+        if isinstance(result, LockstockError):
+            raise result
+    return tuple(result for result in results if isinstance(result, Package))
+
+
+async def _ask(package: Package, upstream: Upstream) -> tuple[Artifact, ...]:
+    """Go through the indexes until every locked digest has its file, or none is left to ask."""
+    allowed = _allowed(package)
+    found: dict[str, Artifact] = {}
+    seen: list[Artifact] = []
+    for index in (*upstream.settings.indexes, *upstream.settings.find_links):
+        page = await _page(upstream, index, package.name)
+        seen += page
+        for file in page:
+            if _is_of(file, package) and (not file.digests or allowed & set(file.digests)):
+                found.setdefault(file.filename, file)
+        if allowed <= {digest for file in found.values() for digest in file.digests}:
+            break
+    if not found:
+        raise _not_found(package, seen)
+    return tuple(sorted(found.values(), key=lambda file: file.filename))
+
+
+def _allowed(package: Package) -> frozenset[Digest]:
+    named = (digest for artifact in package.artifacts for digest in artifact.digests)
+    return frozenset((*package.digests, *named))
+
+
+def _is_of(file: Artifact, package: Package) -> bool:
+    version = file_version(file.filename, package.name)
+    return version is not None and package.version is not None and version == _version(package.version)
+
+
+def _version(text: str) -> Version | None:
+    try:
+        return Version(text)
+    except InvalidVersion:
+        return None
+
+
+def _not_found(package: Package, seen: list[Artifact]) -> LockstockError:
+    versions = sorted({v for file in seen if (v := file_version(file.filename, package.name))})
+    if not versions:
+        return NotFoundUpstreamError(
+            "no index has a package of this name",
+            where=package.label,
+            hint="check the name, and the indexes that `pip config list` shows",
+        )
+    if _version(package.version or "") not in versions:
+        return NotFoundUpstreamError(
+            f"no index has this version; the newest there is {versions[-1]}",
+            where=package.label,
+            hint="it may have been deleted, or a private index is missing in `pip config list`; lock again",
+        )
+    return DigestMismatchError(
+        "no file of this version has a digest that the lock allows",
+        where=package.label,
+        hint="the upstream's files are not those that were locked: ask who runs it, "
+        "or lock again if the change is known",
+    )
+
+
+async def _page(upstream: Upstream, index: str, name: str) -> tuple[Artifact, ...]:
+    """Give the files that an index has of a project; none where it does not know it."""
+    if index in upstream.settings.find_links:
+        return _in_folder(index, name)
+    url = f"{index.rstrip('/')}/{canonicalize_name(name)}/"
+    if urlsplit(url).scheme == "file":
+        return _in_local_index(url)
+    async with upstream.gate:
+        response = await get(upstream.client, url, upstream.retries, headers={"Accept": ACCEPT})
+    if response is None:
+        return ()
+    try:
+        return parse_page(response.headers.get("content-type", ""), response.content, str(response.url))
+    except ValueError as error:
+        raise UpstreamError(f"the answer cannot be used: {error}", where=redact(url)) from error
+
+
+def _in_local_index(url: str) -> tuple[Artifact, ...]:
+    try:
+        return parse_page("text/html", (local_path(url) / "index.html").read_bytes(), url)
+    except OSError:
+        return ()
+
+
+def _in_folder(link: str, name: str) -> tuple[Artifact, ...]:
+    """Give the files of a project in a find-links folder, hashed here since nobody else did."""
+    folder = local_path(link)
+    return tuple(
+        Artifact(
+            filename=file.name,
+            url=file.absolute().as_uri(),
+            digests=(_file_digest(file),),
+            size=file.stat().st_size,
+        )
+        for file in sorted(folder.iterdir() if folder.is_dir() else ())
+        if file_version(file.name, name)
+    )
+
+
+def local_path(url: str) -> Path:
+    """Give the path that a file: URL, or a plain path, means."""
+    parts = urlsplit(url)
+    return Path(unquote(parts.path)) if parts.scheme == "file" else Path(url)
+
+
+def _file_digest(file: Path) -> Digest:
+    with file.open("rb") as stream:
+        return Digest("sha256", hashlib.file_digest(stream, "sha256").hexdigest())

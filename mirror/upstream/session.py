@@ -1,0 +1,40 @@
+"""An open connection to the upstreams: the HTTP client, its settings and its limits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import httpx
+
+from mirror.config import Config
+from mirror.upstream.http import http_client
+from mirror.upstream.settings import UpstreamSettings, pip_settings
+
+_RETRIES_AT_MOST = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upstream:
+    """What is needed to ask. `gate` bounds the requests at a time, `max_file_size` is in bytes."""
+
+    client: httpx.AsyncClient
+    settings: UpstreamSettings
+    gate: asyncio.Semaphore
+    max_file_size: int
+
+    @property
+    def retries(self) -> int:
+        """How often a request is tried again."""
+        return min(self.settings.retries, _RETRIES_AT_MOST)
+
+
+@asynccontextmanager
+async def connect(config: Config) -> AsyncIterator[Upstream]:
+    """Open the upstreams that the user's own client is set to. Raises UpstreamError."""
+    settings = pip_settings(config.upstream)
+    async with http_client(settings, config.concurrency) as client:
+        gate = asyncio.Semaphore(config.concurrency)
+        yield Upstream(client=client, settings=settings, gate=gate, max_file_size=config.max_file_size)

@@ -1,0 +1,66 @@
+"""The upstreams of the user's own pip, so that proxies, private indexes and certificates just work.
+
+pip is asked, not imitated: its configuration files, environment variables and built-in default
+are merged by pip itself, in a child process.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from urllib.parse import urlsplit, urlunsplit
+
+from mirror.config import UpstreamSpec
+from mirror.errors import UpstreamError
+
+_ASK_PIP = """
+import json
+from pip._internal.commands import create_command
+o, _ = create_command("install").parse_args([])
+keys = "index_url extra_index_urls find_links no_index cert client_cert trusted_hosts proxy timeout retries"
+print(json.dumps({key: getattr(o, key) for key in keys.split()}))
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpstreamSettings:
+    """How to ask the indexes. URLs may hold credentials, so they are never printed as they are."""
+
+    indexes: tuple[str, ...]
+    find_links: tuple[str, ...] = ()
+    cert: str | None = None
+    client_cert: str | None = None
+    trusted_hosts: tuple[str, ...] = ()
+    proxy: str | None = None
+    timeout: float = 15.0
+    retries: int = 5
+
+
+def pip_settings(spec: UpstreamSpec) -> UpstreamSettings:
+    """Ask pip for its settings; what lockstock.toml names goes before. Raises UpstreamError."""
+    answer = subprocess.run([sys.executable, "-c", _ASK_PIP], capture_output=True, text=True, check=False)
+    if answer.returncode:
+        reason = answer.stderr.strip().splitlines()[-1:] or ["no answer"]
+        raise UpstreamError(
+            f"pip cannot tell its settings: {reason[0]}", hint="`pip config debug` shows what it reads"
+        )
+    said = json.loads(answer.stdout)
+    index = [] if said["no_index"] else [said["index_url"], *said["extra_index_urls"]]
+    return UpstreamSettings(
+        indexes=tuple([spec.index, *spec.extra] if spec.index else [*index, *spec.extra]),
+        find_links=() if spec.index else tuple(said["find_links"]),
+        cert=said["cert"],
+        client_cert=said["client_cert"],
+        trusted_hosts=tuple(said["trusted_hosts"]),
+        proxy=said["proxy"] or None,
+        timeout=float(said["timeout"]),
+        retries=int(said["retries"]),
+    )
+
+
+def redact(url: str) -> str:
+    """Give the URL without the credentials and the query it may carry."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

@@ -1,0 +1,110 @@
+"""Pages of a simple repository as data: PEP 691 JSON and PEP 503 HTML, pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from typing import Any
+from urllib.parse import unquote, urldefrag, urljoin, urlsplit
+
+from packaging.utils import (
+    InvalidSdistFilename,
+    InvalidWheelFilename,
+    canonicalize_name,
+    parse_sdist_filename,
+    parse_wheel_filename,
+)
+from packaging.version import Version
+
+from lockfiles.model import Artifact, Digest
+
+JSON_TYPE = "application/vnd.pypi.simple.v1+json"
+ACCEPT = f"{JSON_TYPE}, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
+
+
+def parse_page(content_type: str, body: bytes, url: str) -> tuple[Artifact, ...]:
+    """Read a project's page. Raises ValueError when it is not one."""
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind.endswith("json"):
+        return tuple(_from_json(body, url))
+    if kind in ("text/html", "application/vnd.pypi.simple.v1+html", ""):
+        return tuple(_from_html(body, url))
+    raise ValueError(f"{kind} is not a page of a package index")
+
+
+def file_version(filename: str, project: str) -> Version | None:
+    """Give the version in a wheel's or sdist's name; None when it is not a file of `project`."""
+    try:
+        if filename.endswith(".whl"):
+            name, version, _, _ = parse_wheel_filename(filename)
+        else:
+            name, version = parse_sdist_filename(filename)
+    except (InvalidWheelFilename, InvalidSdistFilename):
+        return None
+    return version if name == canonicalize_name(project) else None
+
+
+def _from_json(body: bytes, url: str) -> Iterator[Artifact]:
+    try:
+        page = json.loads(body)
+        for file in page["files"]:
+            yield _artifact(file["filename"], urljoin(url, file["url"]), file)
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"not PEP 691: {type(error).__name__} {error}") from error
+
+
+def _artifact(filename: str, url: str, file: dict[str, Any]) -> Artifact:
+    size = file.get("size")
+    return Artifact(
+        filename=filename,
+        url=url,
+        digests=_digests(file.get("hashes", {}).items()),
+        size=size if isinstance(size, int) and size >= 0 else None,
+        requires_python=file.get("requires-python") or None,
+        yanked=bool(file.get("yanked")),
+    )
+
+
+def _digests(items: Any) -> tuple[Digest, ...]:
+    """Keep the digests that can be checked; an index may add others."""
+    found = []
+    for algorithm, value in items:
+        try:
+            found.append(Digest.parse(f"{algorithm}:{value}"))
+        except ValueError:
+            continue
+    return tuple(sorted(found))
+
+
+def _from_html(body: bytes, url: str) -> Iterator[Artifact]:
+    page = _Anchors()
+    page.feed(body.decode("utf-8", errors="replace"))
+    base = urljoin(url, page.base) if page.base else url
+    for attributes in page.anchors:
+        link, fragment = urldefrag(urljoin(base, attributes.get("href") or ""))
+        filename = unquote(urlsplit(link).path.rpartition("/")[2])
+        algorithm, separator, value = fragment.partition("=")
+        yield Artifact(
+            filename=filename,
+            url=link,
+            digests=_digests([(algorithm, value)] if separator else []),
+            requires_python=attributes.get("data-requires-python") or None,
+            yanked="data-yanked" in attributes,
+        )
+
+
+class _Anchors(HTMLParser):
+    """Collects `<a>` and the first `<base href>`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base: str | None = None
+        self.anchors: list[dict[str, str | None]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        attributes = dict(attrs)
+        if tag == "a" and attributes.get("href"):
+            self.anchors.append(attributes)
+        elif tag == "base" and self.base is None:
+            self.base = attributes.get("href")

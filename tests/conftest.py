@@ -1,0 +1,42 @@
+"""What tests of several packages share."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.index_server import IndexServer
+from tests.project import Project
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def wheels(tmp_path: Path) -> Path:
+    folder = tmp_path / "upstream"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def index(wheels: Path) -> Iterator[IndexServer]:
+    with IndexServer(wheels) as server:
+        yield server
+
+
+@pytest.fixture
+def project(tmp_path: Path, index: IndexServer, free_port: int) -> Project:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    made = Project(folder)
+    made.configure(free_port)
+    made.upstream(index.index)
+    return made
