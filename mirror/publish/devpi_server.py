@@ -19,8 +19,9 @@ from mirror.publish import devpi
 
 HOST = "127.0.0.1"
 LOG = "server.log"
-_START_LIMIT = 60.0
+_START_LIMIT = 60.0  # seconds, as the others
 _STOP_LIMIT = 10.0
+_ANSWER_LIMIT = 5.0
 _PR_SET_PDEATHSIG = 1
 
 
@@ -117,7 +118,7 @@ def serve(folder: Path, port: int) -> int:
     code = process.wait()
     if stopped:
         return 0
-    return code if code >= 0 else 128 - code
+    return 128 - code if code < 0 else code or 1  # devpi ends with 0 after a fatal error, too
 
 
 def _spawn(folder: Path, port: int, log: IO[bytes] | IO[str]) -> subprocess.Popen[bytes]:
@@ -163,13 +164,22 @@ def _await(server: Server, folder: Path) -> None:
 
 def _who_answers(port: int) -> str | None:
     """Give the identifier of the devpi that listens; None for nobody, empty for another program."""
-    connection = HTTPConnection(HOST, port, timeout=5)
+    for pause in (0.2, 0.0):  # a server that is just ending cuts off once, and is gone then
+        try:
+            return _ask(port)
+        except ConnectionRefusedError:
+            return None
+        except ConnectionError:
+            time.sleep(pause)
+        except (OSError, HTTPException):
+            break
+    return ""
+
+
+def _ask(port: int) -> str:
+    connection = HTTPConnection(HOST, port, timeout=_ANSWER_LIMIT)
     try:
         connection.request("GET", "/+api", headers={"Accept": "application/json"})
         return connection.getresponse().getheader("X-Devpi-Uuid", "")
-    except ConnectionRefusedError:
-        return None
-    except (OSError, HTTPException):
-        return ""
     finally:
         connection.close()
