@@ -1,0 +1,15 @@
+"""Composition root of the `imagegen` command."""
+
+from __future__ import annotations
+
+from imagegen.cli import app
+from mirror.console import run
+
+
+def main() -> None:
+    """Run `imagegen` and end the process with its exit code."""
+    run(app)
+
+
+if __name__ == "__main__":
+    main()

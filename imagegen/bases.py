@@ -1,0 +1,170 @@
+"""Debian bases: bootstrapped by mmdebstrap, equal bytes for equal packages, kept in the mirror.
+
+A base lies in `bases/` as `SUITE-KEY-SHA256.tar`. The key stands for everything that was asked
+for, the sha256 is that of the file; so the one rename that publishes a base also says what it is.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from imagegen.apt import Source, for_suite, read_host
+from imagegen.errors import BaseError
+from imagegen.live import Progress
+from imagegen.spec import DebianBase
+from mirror.store import disk_errors, sync_folder
+
+PACKAGES = ("ca-certificates", "git", "python3", "python3-venv")
+# The first moment that zip files can tell: packages are built from what lies in the base.
+EPOCH = 315532800
+_EXCLUDED = ("/usr/share/doc/*", "/usr/share/info/*", "/usr/share/locale/*", "/usr/share/man/*")
+_INCLUDED = ("/usr/share/doc/*/copyright",)
+# Names of the host, and archives that no sandbox reaches and whose addresses may hold credentials.
+_OF_THE_HOST = ("etc/hostname", "etc/resolv.conf", "etc/apt/sources.list", "etc/apt/sources.list.d/*")
+_CHANGING = ("etc/machine-id", "var/cache/debconf/*-old", "var/log/*log", "var/log/[bw]tmp")
+_CREDENTIALS = re.compile(r"//[^/@\s]+@")
+_TAIL = 12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tarball:
+    """A base's root file system as a tar file and the sha256 of that file."""
+
+    path: Path
+    sha256: str
+
+
+def command(base: DebianBase) -> list[str]:
+    """Give the command that writes the base to stdout, its apt sources coming from stdin."""
+    options = [
+        "--variant=minbase",
+        "--mode=auto",
+        f"--include={','.join(sorted({*PACKAGES, *base.packages}))}",
+        *(f"--dpkgopt=path-exclude={pattern}" for pattern in _EXCLUDED),
+        *(f"--dpkgopt=path-include={pattern}" for pattern in _INCLUDED),
+        *(f'--customize-hook=rm -rf "$1"/{pattern}' for pattern in (*_OF_THE_HOST, *_CHANGING)),
+    ]
+    return ["mmdebstrap", *options, base.suite, "-"]
+
+
+def make(base: DebianBase, folder: Path, progress: Progress) -> Tarball:
+    """Give the base from `folder`, bootstrapping it where it is not there yet. Raises BaseError."""
+    sources = for_suite(read_host(), base.suite)
+    with _alone(folder):
+        stem = f"{base.suite}-{key(base, sources)}"
+        held = next(folder.glob(f"{stem}-*.tar"), None)
+        if held is None:
+            progress.step(f"making the base {base} with mmdebstrap (once, some 20 s)")
+            held = _bootstrap(base, sources, folder, stem, progress)
+    return Tarball(path=held, sha256=held.stem.removeprefix(f"{stem}-"))
+
+
+def key(base: DebianBase, sources: Sequence[Source]) -> str:
+    """Name everything that decides the content of a base, in 12 hexadecimal digits."""
+    content = json.dumps([command(base), EPOCH, [source.stanza() for source in sources]])
+    return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the folder, so that two runs do not make one base twice, and sweep what a killed run left."""
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            for leftover in folder.glob("*.tmp"):
+                leftover.unlink(missing_ok=True)
+            yield
+
+
+def _bootstrap(
+    base: DebianBase, sources: Sequence[Source], folder: Path, stem: str, progress: Progress
+) -> Path:
+    with tempfile.NamedTemporaryFile(dir=folder, suffix=".tmp", delete=False) as file:
+        try:
+            _run(base, sources, file, progress)
+            sha256 = _sha256(Path(file.name))
+            os.fsync(file.fileno())
+            os.fchmod(file.fileno(), 0o444)
+            target = folder / f"{stem}-{sha256}.tar"
+            Path(file.name).rename(target)
+        finally:
+            Path(file.name).unlink(missing_ok=True)
+    sync_folder(folder)
+    return target
+
+
+def _run(base: DebianBase, sources: Sequence[Source], out: IO[bytes], progress: Progress) -> None:
+    _check_tools()
+    # mmdebstrap tidies up on a signal, and this one comes when we are killed.
+    words = ["setpriv", "--pdeathsig", "TERM", "--", *command(base)]
+    if sources:
+        words.append("-")
+    environment = {**os.environ, "SOURCE_DATE_EPOCH": str(EPOCH), "LC_ALL": "C.UTF-8"}
+    with subprocess.Popen(
+        words, stdin=subprocess.PIPE, stdout=out, stderr=subprocess.PIPE, env=environment
+    ) as process:
+        assert process.stdin is not None  # noqa: S101 - for the type checker: both are pipes
+        assert process.stderr is not None  # noqa: S101
+        process.stdin.write("\n".join(source.stanza() for source in sources).encode())
+        process.stdin.close()
+        last = _follow(process.stderr, progress)
+    if process.returncode:
+        raise BaseError(
+            f"mmdebstrap failed: {_reason(last)}",
+            where=str(base),
+            hint=_hint(base, sources),
+        )
+
+
+def _follow(stream: IO[bytes], progress: Progress) -> list[str]:
+    last: deque[str] = deque(maxlen=_TAIL)
+    for line in stream:
+        # apt redraws one line with carriage returns
+        text = line.decode(errors="replace").rsplit("\r", 1)[-1].strip()
+        if text:
+            text = _CREDENTIALS.sub("//", text)
+            last.append(text)
+            progress.detail(text.removeprefix("I: "))
+    return list(last)
+
+
+def _reason(lines: Sequence[str]) -> str:
+    """Choose the line that says most: apt's own error comes before mmdebstrap's."""
+    errors = [line for line in lines if line.startswith("E: ")]
+    return (errors or list(lines) or ["it said nothing"])[0].removeprefix("E: ")
+
+
+def _hint(base: DebianBase, sources: Sequence[Source]) -> str:
+    if sources:
+        return "check the suite, the names under apt, and that `apt-get update` works on this host"
+    return (
+        f"this host's apt sources do not have {base.suite}, so mmdebstrap's own were asked: check the "
+        "suite and the names under apt; the keys come from `apt-get install debian-archive-keyring`"
+    )
+
+
+def _check_tools() -> None:
+    if not shutil.which("mmdebstrap"):
+        raise BaseError(
+            "mmdebstrap is not installed, and it makes debian: bases",
+            hint="apt-get install --no-install-recommends mmdebstrap  (as root), or use a docker: base",
+        )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

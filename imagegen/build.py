@@ -1,0 +1,153 @@
+"""From an image's name to the image: snapshot, base, plan, context, engine."""
+
+from __future__ import annotations
+
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from imagegen import bases, context
+from imagegen.archive import Entry
+from imagegen.engines.docker import BuiltImage, DockerEngine, Facts
+from imagegen.errors import NotStockedError, UnfitBaseError
+from imagegen.live import Progress
+from imagegen.plan import REPOSITORY, Base, ImagePlan, make_plan
+from imagegen.spec import DebianBase, ImageSpec, choose_target
+from lockfiles.target import Target
+from mirror.config import Config
+from mirror.inputs import read_locks
+from mirror.layout import Layout
+from mirror.snapshot import Snapshot
+
+LATEST = "latest"
+_DIGITS = 12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """An image that stands, and whether this run made it."""
+
+    plan: ImagePlan
+    image: BuiltImage
+    fresh: bool
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Draft:
+    """A plan, its target, and the file its base comes from, if it comes from one."""
+
+    plan: ImagePlan
+    target: Target
+    tarball: Path | None
+
+
+def build(config: Config, spec: ImageSpec, engine: DockerEngine, progress: Progress) -> Built:
+    """Build an image, or find that its content stands already.
+
+    Names are set only on a whole image, so a run that is killed leaves the earlier one in place.
+    """
+    started = time.monotonic()
+    draft = _draft(config, spec, engine, progress)
+    plan = draft.plan
+    image = engine.find(plan.reference)
+    fresh = image is None
+    if image is None:
+        image = _make(config, draft, engine, progress)
+    if fresh or engine.find(f"{plan.repository}:{LATEST}") != image:
+        engine.tag(plan.reference, plan.repository, LATEST)
+    return Built(plan=plan, image=image, fresh=fresh, seconds=time.monotonic() - started)
+
+
+def render(config: Config, spec: ImageSpec, folder: Path, progress: Progress) -> ImagePlan:
+    """Write the context that `build` sends into a folder."""
+    draft = _draft(config, spec, None, progress)
+    context.write_context(_entries(config, draft.plan), folder)
+    return draft.plan
+
+
+def outdated_locks(config: Config, spec: ImageSpec) -> list[str]:
+    """Name the lock-files of an image that are no longer what the snapshot was made from."""
+    stocked = {lock.name: lock.sha256 for lock in _snapshot(config).locks}
+    return [
+        str(lock.spec.path)
+        for lock in read_locks(config)
+        if lock.spec.name in spec.locks and lock.sha256 != stocked.get(lock.spec.name)
+    ]
+
+
+def check_base(facts: Facts, base: Base, target: Target) -> None:
+    """Compare a base with the target its packages were chosen for. Raises UnfitBaseError."""
+    version = facts.python if target.python.count(".") == 2 else facts.python.rpartition(".")[0]
+    if version != target.python:
+        raise _unfit(base, f"it has Python {facts.python}, and the target is {target}")
+    if facts.arch != target.arch or facts.libc != target.libc:
+        raise _unfit(base, f"it is {facts.arch} with {facts.libc}, and the target is {target}")
+    if facts.libc_version and _numbers(facts.libc_version) < _numbers(target.libc_version):
+        raise _unfit(base, f"its {facts.libc} {facts.libc_version} is older than that of the target {target}")
+    lacking = [
+        name
+        for name, there in (("venv", facts.venv), ("git", facts.git), ("CA bundle", facts.ca))
+        if not there
+    ]
+    if lacking:
+        raise _unfit(base, f"it lacks {', '.join(lacking)}")
+
+
+def _unfit(base: Base, reason: str) -> UnfitBaseError:
+    return UnfitBaseError(
+        reason,
+        where=base.name,
+        hint="choose a base that fits, or set [targets] (python, glibc) in lockstock.toml to what it has "
+        "and run `mirror refresh`; every base needs Python with venv, git and ca-certificates",
+    )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdigit())
+
+
+def _draft(config: Config, spec: ImageSpec, engine: DockerEngine | None, progress: Progress) -> _Draft:
+    snapshot = _snapshot(config)
+    target = choose_target(config, spec, platform.machine())
+    base, tarball = _base(config, spec, engine, progress)
+    plan = make_plan(spec, snapshot, target, base, templates=context.templates_digest())
+    return _Draft(plan=plan, target=target, tarball=tarball)
+
+
+def _snapshot(config: Config) -> Snapshot:
+    snapshot = Layout(config.root).snapshots.current()
+    if snapshot is None:
+        raise NotStockedError(
+            "the mirror is empty", where=str(config.root), hint="run `mirror refresh` first"
+        )
+    return snapshot
+
+
+def _base(
+    config: Config, spec: ImageSpec, engine: DockerEngine | None, progress: Progress
+) -> tuple[Base, Path | None]:
+    if not isinstance(spec.base, DebianBase):
+        return (engine or DockerEngine()).resolve(spec.base.reference, progress), None
+    tarball = bases.make(spec.base, config.root / "bases", progress)
+    tag = f"{spec.base.suite}-{tarball.sha256[:_DIGITS]}"
+    base = Base(name=str(spec.base), reference=f"{REPOSITORY}/base:{tag}", digest=f"sha256:{tarball.sha256}")
+    return base, tarball.path
+
+
+def _make(config: Config, draft: _Draft, engine: DockerEngine, progress: Progress) -> BuiltImage:
+    plan = draft.plan
+    entries = _entries(config, plan)
+    if draft.tarball:
+        engine.load_base(plan.base, draft.tarball, progress)
+    check_base(engine.probe(plan.base), plan.base, draft.target)
+    progress.step(f"building {plan.reference} from {plan.base.name}")
+    engine.build(entries, plan.reference, progress)
+    image = engine.find(plan.reference)
+    assert image is not None  # noqa: S101 - for the type checker: a build that failed has raised
+    return image
+
+
+def _entries(config: Config, plan: ImagePlan) -> tuple[Entry, ...]:
+    return (*context.render(plan), *context.wheels(plan, Layout(config.root).store.path))

@@ -1,0 +1,204 @@
+"""The `imagegen` command: thin functions that call the parts and print what they report."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from imagegen import build as building
+from imagegen import verify as verifying
+from imagegen.engines.docker import DockerEngine
+from imagegen.errors import VerifyError
+from imagegen.live import live
+from imagegen.spec import ImageSpec, find_image, load_images
+from mirror import config as configuration
+from mirror.config import Config
+from mirror.console import human_size, human_time, plural, print_json, print_table, say
+
+app = typer.Typer(
+    name="imagegen",
+    help="Build dev images that hold the locked dependencies, and prove that they work without a network.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+NameArgument = Annotated[str, typer.Argument(help="An image of lockstock.toml: the NAME of [images.NAME].")]
+ConfigOption = Annotated[
+    Path, typer.Option("--config", "-c", help="The configuration to use.", metavar="FILE", show_default=True)
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the report as JSON on stdout.")]
+
+
+def print_version(wanted: bool) -> None:
+    """Print the version and end."""
+    if wanted:
+        typer.echo(f"lockstock {version('lockstock')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Build dev images that hold the locked dependencies, and prove that they work without a network."""
+
+
+@app.command()
+def build(
+    name: NameArgument, config: ConfigOption = configuration.DEFAULT_FILE, as_json: JsonOption = False
+) -> None:
+    """Build an image from the mirror, with the build's own network off.
+
+    An image whose content is in the engine already is not built again.
+    """
+    loaded, spec = _load(config, name)
+    engine = DockerEngine()
+    with live() as progress:
+        built = building.build(loaded, spec, engine, progress)
+    if as_json:
+        print_json(_describe(built))
+    else:
+        _print_built(built)
+
+
+@app.command()
+def render(
+    name: NameArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.", metavar="DIR")],
+    config: ConfigOption = configuration.DEFAULT_FILE,
+) -> None:
+    """Write the Dockerfile and its context into a folder, and build nothing."""
+    loaded, spec = _load(config, name)
+    with live() as progress:
+        plan = building.render(loaded, spec, output, progress)
+    files = f"{plural(len(plan.stock), 'wheel')}, {human_size(plan.size)}"
+    say(f"rendered {plan.reference} into {output}: {files}")
+
+
+@app.command()
+def verify(
+    name: NameArgument, config: ConfigOption = configuration.DEFAULT_FILE, as_json: JsonOption = False
+) -> None:
+    """Run an image's checks in a container without a network, and report.
+
+    The report is also written to reports/NAME.json in the mirror's folder.
+    """
+    loaded, spec = _load(config, name)
+    engine = DockerEngine()
+    with live() as progress:
+        report = verifying.verify(loaded, spec, engine, progress)
+    if as_json:
+        print_json(report.to_json())
+    else:
+        _print_report(report)
+    failed = [check.name for check in report.checks if not check.ok]
+    if failed:
+        raise VerifyError(
+            f"{len(failed)} of {plural(len(report.checks), 'check')} failed: {'; '.join(failed)}",
+            where=report.reference,
+            hint=f"the whole report is {verifying.report_file(loaded, spec)}; "
+            f"`docker run --rm -it --network none {report.reference}` looks around",
+        )
+
+
+@app.command("list")
+def list_images(config: ConfigOption = configuration.DEFAULT_FILE, as_json: JsonOption = False) -> None:
+    """List the images of lockstock.toml, and what verify last found."""
+    loaded = configuration.load(config)
+    rows = [_summary(loaded, spec) for spec in load_images(loaded)]
+    if as_json:
+        print_json(rows)
+    else:
+        columns = ("name", "base", "locks", "verified")
+        print_table("", columns, [[_text(row[column]) for column in columns] for row in rows])
+
+
+def _load(config: Path, name: str) -> tuple[Config, ImageSpec]:
+    loaded = configuration.load(config)
+    spec = find_image(loaded, name)
+    for file in building.outdated_locks(loaded, spec):
+        say(f"note: {file} has changed since the last `mirror refresh`; the image gets what was stocked then")
+    return loaded, spec
+
+
+def _describe(built: building.Built) -> dict[str, Any]:
+    plan = built.plan
+    return {
+        "name": plan.name,
+        "reference": plan.reference,
+        "image": built.image.id,
+        "digest": plan.digest,
+        "base": asdict(plan.base),
+        "target": plan.target,
+        "size": built.image.size,
+        "installed": len(plan.install),
+        "wheels": len(plan.stock),
+        "wheels_size": plan.size,
+        "changed": built.fresh,
+        "seconds": round(built.seconds, 3),
+    }
+
+
+def _print_built(built: building.Built) -> None:
+    plan = built.plan
+    say(
+        f"built in {human_time(built.seconds)}"
+        if built.fresh
+        else "nothing has changed: the image stands already"
+    )
+    rows = [
+        ("image", plan.reference),
+        ("also", f"{plan.repository}:{building.LATEST}"),
+        ("digest", built.image.id),
+        ("base", plan.base.name),
+        ("target", plan.target),
+        ("installed", plural(len(plan.install), "package")),
+        ("wheels", f"{len(plan.stock)}, {human_size(plan.size)}"),
+        ("size", human_size(built.image.size)),
+    ]
+    print_table("", ("", ""), rows)
+    say(f"next: imagegen verify {plan.name}; or docker run --rm -it --network none {plan.reference}")
+
+
+def _print_report(report: verifying.Report) -> None:
+    rows = [
+        ("✓" if check.ok else "✗", check.name, human_time(check.seconds), _last_line(check))
+        for check in report.checks
+    ]
+    print_table(f"{report.reference}  {report.image}", ("", "check", "time", "result"), rows)
+    for check in report.checks:
+        if not check.ok:
+            say(f"\n✗ {check.name}")
+            for line in check.output.splitlines():
+                say(f"  │ {line}")
+
+
+def _last_line(check: verifying.Check) -> str:
+    lines = check.output.splitlines()
+    if check.name == verifying.ISOLATION:
+        return f"{len(lines)} attempts, {'none got out' if check.ok else 'something is open'}"
+    return lines[-1][:100] if lines else ""
+
+
+def _summary(config: Config, spec: ImageSpec) -> dict[str, Any]:
+    file = verifying.report_file(config, spec)
+    verified = bool(json.loads(file.read_text())["ok"]) if file.exists() else None
+    return {"name": spec.name, "base": str(spec.base), "locks": list(spec.locks), "verified": verified}
+
+
+def _text(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(value)
+    return (
+        {None: "not yet", True: "✓", False: "✗"}.get(value, str(value))
+        if value in (None, True, False)
+        else str(value)
+    )

@@ -1,0 +1,126 @@
+"""An ImagePlan as a build context: the rendered Dockerfile, the files around it, and the wheels.
+
+Everything below `templates/image/rootfs` lands in the image at the same path; a template that
+renders to nothing leaves no file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from imagegen.archive import Entry, write_folder
+from imagegen.errors import BuildError, NotStockedError
+from imagegen.plan import HOME, UID, WORKSPACE, ImagePlan
+
+_SUFFIX = ".j2"
+_BAKED = ("offline.py", "prepare.py")
+_PROGRAMS = "rootfs/usr/local/bin/"
+_MARK = b"# Rendered by imagegen."
+
+
+def templates_digest() -> str:
+    """Give the sha256 of all templates and programs that go into images."""
+    sources = {name: _source(name) for name in _environment().list_templates()}
+    sources |= {name: guest_program(name).decode() for name in _BAKED}
+    return hashlib.sha256(json.dumps(sources, sort_keys=True).encode()).hexdigest()
+
+
+def guest_program(name: str) -> bytes:
+    """Read a program that is to run in an image."""
+    return (resources.files("imagegen.guest") / name).read_bytes()
+
+
+def render(plan: ImagePlan) -> tuple[Entry, ...]:
+    """Render all files of the context but the wheels."""
+    environment = _environment()
+    values = {"plan": plan, "home": HOME, "workspace": WORKSPACE, "uid": UID}
+    entries = [Entry(path=f"rootfs{HOME}/lib/{name}", content=guest_program(name)) for name in _BAKED]
+    for name in environment.list_templates():
+        text = environment.get_template(name).render(values)
+        if text.strip():
+            path = name.removesuffix(_SUFFIX)
+            mode = 0o755 if path.startswith(_PROGRAMS) else 0o644
+            entries.append(Entry(path=path, content=text.encode(), mode=mode))
+    return tuple(sorted(entries, key=lambda entry: entry.path))
+
+
+def wheels(plan: ImagePlan, stored: Callable[[str], Path]) -> tuple[Entry, ...]:
+    """Give the stocked files; `stored` says where one with a sha256 lies.
+
+    Raises NotStockedError when one is gone.
+    """
+    return tuple(_wheels(plan, stored))
+
+
+def write_context(entries: tuple[Entry, ...], folder: Path) -> None:
+    """Write a context as a folder, in the place of an earlier one only. Raises BuildError."""
+    if folder.exists() and not _is_ours(folder):
+        raise BuildError(
+            "the folder is not empty and holds no rendered context",
+            where=str(folder),
+            hint="name a new folder after -o",
+        )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        fresh.chmod(0o755)
+        write_folder(entries, fresh)
+        if folder.exists():
+            shutil.rmtree(folder)
+        fresh.rename(folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _is_ours(folder: Path) -> bool:
+    if not folder.is_dir():
+        return False
+    dockerfile = folder / "Dockerfile"
+    return not any(folder.iterdir()) or (dockerfile.is_file() and dockerfile.read_bytes().startswith(_MARK))
+
+
+def _wheels(plan: ImagePlan, stored: Callable[[str], Path]) -> Iterator[Entry]:
+    for artifact in plan.stock:
+        path = stored(artifact.sha256)
+        if not path.is_file() or path.stat().st_size != artifact.size:
+            raise NotStockedError(
+                "the mirror's store does not hold this file, or not whole",
+                where=artifact.filename,
+                hint="run `mirror refresh`",
+            )
+        yield Entry(path=f"wheels/{artifact.filename}", content=path)
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("templates", "image"),
+        undefined=StrictUndefined,
+        autoescape=False,  # noqa: S701 - these are configuration files, not HTML; values are checked by spec
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["quoted"] = _quoted
+    return environment
+
+
+def _source(name: str) -> str:
+    environment = _environment()
+    assert environment.loader is not None  # noqa: S101 - for the type checker
+    return environment.loader.get_source(environment, name)[0]
+
+
+def _quoted(text: str) -> str:
+    """Quote a value for ENV and LABEL of a Dockerfile."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$")
+    return f'"{escaped}"'

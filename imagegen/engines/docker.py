@@ -1,0 +1,226 @@
+"""The Docker engine, through its SDK: images are found, imported, built and tagged here."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import docker
+from docker.errors import APIError, DockerException, ImageNotFound
+from docker.errors import BuildError as DockerBuildError
+from docker.models.images import Image
+from requests.exceptions import RequestException
+
+from imagegen.archive import Entry, tar_stream
+from imagegen.context import guest_program
+from imagegen.errors import BaseError, BuildError, EngineUnavailableError, UnfitBaseError
+from imagegen.live import Progress
+from imagegen.plan import Base
+from mirror.console import human_size, say
+
+# Between two lines of a build or a check nothing may be heard for long.
+_SILENCE = 3600
+_TAIL = 25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What a base has, as it says itself. `libc_version` is empty where it is not known."""
+
+    python: str
+    arch: str
+    libc: str
+    libc_version: str
+    git: bool
+    venv: bool
+    ca: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuiltImage:
+    """An image in the engine; `size` is in bytes."""
+
+    id: str
+    size: int
+
+
+class DockerEngine:
+    """One engine, that of DOCKER_HOST or of this host."""
+
+    def __init__(self) -> None:
+        """Connect. Raises EngineUnavailableError."""
+        try:
+            self.client = docker.from_env(timeout=_SILENCE)
+        except (DockerException, RequestException) as error:
+            raise EngineUnavailableError(
+                f"no Docker engine answers: {_innermost(error)}",
+                hint="start one (systemctl start docker), install one (apt-get install docker.io), "
+                "join the group docker, or set DOCKER_HOST",
+            ) from error
+
+    def find(self, reference: str) -> BuiltImage | None:
+        """Give the image of that name, if the engine has it."""
+        with faults(reference):
+            try:
+                image = self.client.images.get(reference)
+            except ImageNotFound:
+                return None
+            return BuiltImage(id=str(image.id), size=int(image.attrs["Size"]))
+
+    def tag(self, image: str, repository: str, tag: str) -> None:
+        """Give an image one more name."""
+        with faults(image):
+            self.client.images.get(image).tag(repository, tag)
+
+    def resolve(self, reference: str, progress: Progress) -> Base:
+        """Pin an image that the engine has, or a registry gives, by its digest. Raises BaseError."""
+        name = f"docker:{reference}"
+        try:
+            try:
+                image = self.client.images.get(reference)
+            except ImageNotFound:
+                progress.step(f"pulling the base {reference}")
+                self._pull(reference, progress)
+                image = self.client.images.get(reference)
+        except (DockerException, RequestException) as error:
+            raise BaseError(
+                f"the engine cannot have it: {_innermost(error)}",
+                where=name,
+                hint="check the name, `docker login`, and that the engine reaches the registry",
+            ) from error
+        return _pinned(reference, image)
+
+    def _pull(self, reference: str, progress: Progress) -> None:
+        name, tag = (reference, None) if "@" in reference else _split_tag(reference)
+        for event in self.client.api.pull(name, tag=tag, stream=True, decode=True):
+            if "error" in event:
+                raise DockerException(str(event["error"]))
+            progress.detail(f"{event.get('status', '')} {event.get('progress', '')}")
+
+    def load_base(self, base: Base, tarball: Path, progress: Progress) -> None:
+        """Import a root file system under the base's reference, unless it is there."""
+        if self.find(base.reference):
+            return
+        progress.detail(f"importing {human_size(tarball.stat().st_size)} into the engine")
+        repository, _, tag = base.reference.rpartition(":")
+        with faults(base.name), tarball.open("rb") as file:
+            answer = self.client.api.import_image_from_data(file, repository=repository, tag=tag)
+            for line in answer.splitlines():
+                if "error" in (event := json.loads(line)):
+                    raise BaseError(f"the engine did not take it: {event['error']}", where=base.name)
+
+    def probe(self, base: Base) -> Facts:
+        """Ask a base what it has, in a container without a network. Raises UnfitBaseError."""
+        with faults(base.name):
+            try:
+                output = self.client.containers.run(
+                    base.reference,
+                    ["-I", "-c", guest_program("probe.py").decode()],
+                    entrypoint="python3",
+                    network_mode="none",
+                    remove=True,
+                    use_config_proxy=False,
+                )
+            except (docker.errors.ContainerError, APIError) as error:
+                raise UnfitBaseError(
+                    f"python3 does not run in it: {_innermost(error)}",
+                    where=base.name,
+                    hint="a base needs Python 3 with venv, git and ca-certificates",
+                ) from error
+        return Facts(**json.loads(output))
+
+    def gateways(self) -> tuple[str, ...]:
+        """Give the addresses under which this engine's networks reach its host."""
+        with faults("networks"):
+            pools = [
+                pool
+                for network in self.client.networks.list()
+                for pool in (network.attrs.get("IPAM") or {}).get("Config") or ()
+            ]
+            return tuple(sorted({pool["Gateway"] for pool in pools if pool.get("Gateway")}))
+
+    def build(self, entries: Iterable[Entry], reference: str, progress: Progress) -> str:
+        """Build a context without a network and give the image's id; it has its name when it is whole.
+
+        Raises BuildError.
+        """
+        with faults(reference):
+            events = self.client.api.build(
+                # requests sends what can be iterated in chunks as it comes
+                fileobj=tar_stream(entries),  # type: ignore[arg-type]  # the stubs know files only
+                custom_context=True,
+                tag=reference,
+                network_mode="none",
+                rm=True,
+                forcerm=True,
+                decode=True,
+                use_config_proxy=False,  # no proxy's credentials into an image
+                timeout=_SILENCE,
+            )
+            return _follow(events, reference, progress)
+
+
+def _follow(events: Iterator[dict[str, Any]], reference: str, progress: Progress) -> str:
+    """Show a build as it goes, one line for each step, and give the image's id."""
+    last: deque[str] = deque(maxlen=_TAIL)
+    step, image = "", ""
+    for event in events:
+        for line in str(event.get("stream", "")).splitlines():
+            if line.startswith("Step "):
+                step = line.removeprefix("Step ").replace(" :", "", 1)
+                progress.step(f"  {step}"[:110])
+                last.clear()
+            elif line.strip() and not line.startswith(" --->"):
+                progress.detail(line)
+                last.append(line)
+        image = str(event.get("aux", {}).get("ID", image))
+        if "error" in event:
+            for line in last:
+                say(f"  │ {line}")
+            raise BuildError(
+                str(event["error"]).strip(),
+                where=f"{reference}, step {step}" if step else reference,
+                hint="the step's last lines are above; `imagegen render NAME -o DIR` shows the Dockerfile",
+            )
+    return image
+
+
+def _pinned(reference: str, image: Image) -> Base:
+    pinned = next(iter(sorted(image.attrs.get("RepoDigests") or ())), None)
+    if pinned:
+        return Base(name=reference, reference=pinned, digest=pinned.partition("@")[2])
+    return Base(name=reference, reference=str(image.id), digest=str(image.id))
+
+
+def _split_tag(reference: str) -> tuple[str, str]:
+    name, colon, tag = reference.rpartition(":")
+    return (name, tag) if colon and "/" not in tag else (reference, "latest")
+
+
+@contextmanager
+def faults(where: str) -> Iterator[None]:
+    """Turn what the SDK raises into errors of ours."""
+    try:
+        yield
+    except (APIError, DockerBuildError) as error:
+        raise BuildError(f"the engine refuses: {_innermost(error)}", where=where) from error
+    except (DockerException, RequestException) as error:
+        raise EngineUnavailableError(
+            f"the Docker engine stopped answering: {_innermost(error)}",
+            where=where,
+            hint="look at the engine's own log (journalctl -u docker), then run again",
+        ) from error
+
+
+def _innermost(error: BaseException) -> str:
+    """Give the part of a chain of errors that says something."""
+    if isinstance(error, APIError) and error.explanation:
+        return str(error.explanation)
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__  # type: ignore[assignment]  # one of them is there
+    return str(error) or type(error).__name__

@@ -1,0 +1,53 @@
+"""The ways in which making and proving an image fails, each with an exit code of its own."""
+
+from __future__ import annotations
+
+from lockfiles.errors import LockstockError
+
+
+class EngineUnavailableError(LockstockError):
+    """No Docker engine answers."""
+
+    exit_code = 40
+
+
+class BaseError(LockstockError):
+    """The base image cannot be made or had."""
+
+    exit_code = 41
+
+
+class BuildError(LockstockError):
+    """The engine refused or failed to build the image."""
+
+    exit_code = 42
+
+
+class VerifyError(LockstockError):
+    """The image was built, but something in it does not hold."""
+
+    exit_code = 43
+
+
+class NotStockedError(LockstockError):
+    """The mirror does not hold what the image needs."""
+
+    exit_code = 44
+
+
+class UnfitBaseError(LockstockError):
+    """The base has another Python, C library or architecture than the target."""
+
+    exit_code = 45
+
+
+class NotBuiltError(LockstockError):
+    """The image that is asked for is not in the engine."""
+
+    exit_code = 46
+
+
+class ConflictError(LockstockError):
+    """Two locks of one image want different versions or files of one package."""
+
+    exit_code = 47

@@ -1,0 +1,137 @@
+"""Says in one sentence that the sandbox is offline, when pip or uv does not find a package.
+
+Lies as `lockstock_offline` in the standard library of the image's Python, where every virtual
+environment has it. `sitecustomize` calls `hook` at each start of Python, so little may happen
+there; `python -m lockstock_offline UV ARGUMENT…` runs uv.
+"""
+
+from __future__ import annotations
+
+import sys
+
+HOME = "/opt/lockstock"
+_CAPTURED = {"add", "build", "export", "lock", "pip", "remove", "sync", "tree"}
+_PIP_FILES = ("__main__.py", "__pip-runner__.py")
+_NOT_FOUND = "No matching distribution found for "
+_VERSIONS = "Could not find a "
+_UV_MISSING = (
+    r"Because (\S+) was not found in the provided package locations",
+    r"there is no version of (\S+) and",
+    r"[Oo]nly (?:the following versions of )?(\S+) (?:is|are) available",
+    r"requested data wasn't found in the cache: (\S+)",
+)
+_TAIL = 65536
+
+
+def hook() -> None:
+    """Change what pip says, where this process is pip."""
+    if is_pip(getattr(sys, "orig_argv", [])):
+        _rewrite_records()
+
+
+def is_pip(argv: list[str]) -> bool:
+    """Say whether the command line of a Python runs pip, as a script or as a module."""
+    for index, word in enumerate(argv[1:], 1):
+        if word == "-m":
+            return argv[index + 1 : index + 2] == ["pip"]
+        if not word.startswith("-"):
+            folder, _, name = word.rpartition("/")
+            if folder.endswith("/pip"):
+                return name in _PIP_FILES
+            return name.startswith("pip") and not name[3:].strip("0123456789.")
+    return False
+
+
+def sentence(request: str, stocked: list[str], ask: str) -> str:
+    """Say that `request` is not there, which versions are, and how to ask for it."""
+    versions = f" (stocked: {', '.join(stocked)})" if stocked else ""
+    return f"this sandbox is offline and {request} is not stocked{versions}; {ask}"
+
+
+def explain(request: str) -> str:
+    """Make the sentence from what lies in this image."""
+    import re
+    from pathlib import Path
+
+    wanted = re.sub(r"[-_.]+", "_", re.split(r"[^\w.-]", request)[0]).lower()
+    names = [wheel.name.split("-") for wheel in sorted(Path(HOME, "wheels").glob("*.whl"))]
+    stocked = [parts[1] for parts in names if parts[0].lower().replace(".", "_") == wanted]
+    return sentence(request, stocked, Path(HOME, "ask.txt").read_text(encoding="utf-8").strip())
+
+
+def _rewrite_records() -> None:
+    import logging
+
+    make = logging.getLogRecordFactory()
+
+    def record(*args: object, **kwargs: object) -> logging.LogRecord:
+        made = make(*args, **kwargs)
+        text = made.msg if made.name.startswith("pip.") and isinstance(made.msg, str) else ""
+        if text.startswith(_VERSIONS):
+            made.levelno, made.levelname = logging.DEBUG, "DEBUG"
+        elif text.startswith(_NOT_FOUND):
+            made.msg, made.args = "%s", (explain(text[len(_NOT_FOUND) :]),)
+        elif host := _unreachable(text):
+            made.msg, made.args = "%s", (explain(f"what lies at {host}"),)
+        return made
+
+    logging.setLogRecordFactory(record)
+
+
+def _unreachable(text: str) -> str:
+    """Give the host of a download that pip could not make."""
+    if "HTTPSConnectionPool(host='" in text or "HTTPConnectionPool(host='" in text:
+        return text.partition("(host='")[2].partition("'")[0]
+    return ""
+
+
+def missing(output: str) -> str:
+    """Find in uv's messages what it did not find; empty when it failed for another reason."""
+    import re
+
+    flat = re.sub(r"\x1b\[[0-9;]*m", "", " ".join(output.split()))
+    found = [match for pattern in _UV_MISSING if (match := re.search(pattern, flat))]
+    return found[0][1].strip("`,.") if found else ""
+
+
+def main() -> None:
+    """Run uv with the arguments; where it did not find something, say the sentence too."""
+    import os
+
+    program, *arguments = sys.argv[1:]
+    words = [word for word in arguments if not word.startswith("-")]
+    if not words or not (words[0] in _CAPTURED or words[:2] == ["tool", "install"]):
+        os.execv(program, [program, *arguments])  # noqa: S606 - the arguments go on as they came
+    code, output = _run([program, *arguments])
+    request = missing(output) if code else ""
+    if request:
+        sys.stderr.write(f"error: {explain(request)}\n")
+    sys.exit(code)
+
+
+def _run(command: list[str]) -> tuple[int, str]:
+    """Run a command with its stderr passed on and kept; give exit code and the end of stderr."""
+    import os
+    import subprocess
+
+    environment = dict(os.environ)
+    if sys.stderr.isatty():
+        environment.setdefault("FORCE_COLOR", "1")
+    kept = b""
+    reading, writing = os.pipe()
+    with subprocess.Popen(command, stderr=writing, env=environment) as process:
+        os.close(writing)
+        try:
+            while chunk := os.read(reading, _TAIL):
+                sys.stderr.buffer.write(chunk)
+                sys.stderr.buffer.flush()
+                kept = (kept + chunk)[-_TAIL:]
+        except KeyboardInterrupt:
+            pass  # uv has it too, and ends by itself
+    return (process.returncode if process.returncode >= 0 else 128 - process.returncode), kept.decode(
+        errors="replace"
+    )
+
+
+if __name__ == "__main__":
+    main()

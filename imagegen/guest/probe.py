@@ -1,0 +1,30 @@
+"""Prints as JSON what a base has: the fields of `imagegen.engines.docker.Facts`."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import platform
+import shutil
+import ssl
+from pathlib import Path
+
+_DEFAULT = ssl.get_default_verify_paths().openssl_cafile
+_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
+
+libc, libc_version = platform.libc_ver()
+print(
+    json.dumps(
+        {
+            "python": platform.python_version(),
+            "arch": platform.machine(),
+            "libc": libc or "musl",  # platform knows only glibc
+            "libc_version": libc_version,
+            "git": bool(shutil.which("git")),
+            "venv": all(importlib.util.find_spec(name) for name in ("venv", "ensurepip")),
+            "ca": any(
+                Path(file).exists() for file in (ssl.get_default_verify_paths().openssl_cafile, _BUNDLE)
+            ),
+        }
+    )
+)

@@ -1,0 +1,167 @@
+"""Image spec and snapshot → what the image is made of. Pure, and the same for every engine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+
+from packaging.utils import canonicalize_name
+
+from imagegen.errors import ConflictError, NotStockedError
+from imagegen.spec import DebianBase, ImageSpec
+from lockfiles.model import Ecosystem
+from lockfiles.target import Target
+from mirror.config import BUILD_SUFFIX, TOOLS
+from mirror.snapshot import Snapshot, Stocked
+
+REPOSITORY = "lockstock"
+WORKSPACE = "/workspace"
+HOME = "/opt/lockstock"
+UID = 1000
+_DIGITS = 12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Base:
+    """A base that was found or made: how the spec calls it, how the engine does, and its digest."""
+
+    name: str
+    reference: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImagePlan:
+    """Everything that decides an image's content.
+
+    `install` is installed in the virtual environment, `stock` lies beside it as files (and holds
+    `install`), `uv` is the tool that goes on PATH. `digest` is the sha256 of all the rest and of
+    the templates.
+    """
+
+    name: str
+    target: str
+    base: Base
+    locks: tuple[str, ...]
+    install: tuple[Stocked, ...]
+    stock: tuple[Stocked, ...]
+    uv: Stocked | None
+    user: str
+    shell: str
+    env: Mapping[str, str]
+    labels: Mapping[str, str]
+    digest: str = ""
+
+    @property
+    def repository(self) -> str:
+        """The image's name without a tag."""
+        return f"{REPOSITORY}/{self.name}"
+
+    @property
+    def version(self) -> str:
+        """The short form of the digest: the tag that stands for exactly this content."""
+        return self.digest[:_DIGITS]
+
+    @property
+    def reference(self) -> str:
+        """Repository and content tag."""
+        return f"{self.repository}:{self.version}"
+
+    @property
+    def size(self) -> int:
+        """Bytes of all stocked files."""
+        return sum(artifact.size for artifact in self.stock)
+
+
+def make_plan(
+    spec: ImageSpec, snapshot: Snapshot, target: Target, base: Base, *, templates: str
+) -> ImagePlan:
+    """Plan an image; `templates` is the digest of the templates it is rendered from.
+
+    Raises NotStockedError where the snapshot lacks a lock or target, and ConflictError where two
+    locks do not go together.
+    """
+    _check_stocked(spec, snapshot, target)
+    install = _python(snapshot.chosen(spec.locks, str(target)))
+    companions = [lock + BUILD_SUFFIX for lock in spec.locks]
+    tools = _python(snapshot.chosen([TOOLS], str(target)))
+    stock = _python(snapshot.chosen([*spec.locks, *companions, TOOLS], str(target)))
+    _check_one_version(install)
+    _check_one_file(stock)
+    plan = ImagePlan(
+        name=spec.name,
+        target=str(target),
+        base=base,
+        locks=spec.locks,
+        install=install,
+        stock=stock,
+        uv=next((tool for tool in tools if canonicalize_name(tool.name) == "uv"), None),
+        user=spec.user,
+        shell="/bin/bash" if isinstance(spec.base, DebianBase) else "/bin/sh",
+        env=spec.env,
+        labels=_labels(spec, snapshot, target, base),
+    )
+    return replace(plan, digest=_digest(plan, templates))
+
+
+def _python(artifacts: Iterable[Stocked]) -> tuple[Stocked, ...]:
+    return tuple(artifact for artifact in artifacts if artifact.ecosystem == Ecosystem.PYPI)
+
+
+def _labels(spec: ImageSpec, snapshot: Snapshot, target: Target, base: Base) -> dict[str, str]:
+    """Give the annotations of the OCI image specification, and the digests of the locks.
+
+    None tells a time, so that equal content has equal labels.
+    """
+    locks = {f"io.lockstock.lock.{lock.name}": f"sha256:{lock.sha256}" for lock in snapshot.locks
+             if lock.name in spec.locks}  # fmt: skip
+    return {
+        "io.lockstock.target": str(target),
+        **locks,
+        "org.opencontainers.image.base.digest": base.digest,
+        "org.opencontainers.image.base.name": base.name,
+        "org.opencontainers.image.description": f"{', '.join(spec.locks)}: locked dependencies, offline",
+        "org.opencontainers.image.title": spec.name,
+    }
+
+
+def _digest(plan: ImagePlan, templates: str) -> str:
+    content = asdict(plan) | {"digest": templates}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _check_stocked(spec: ImageSpec, snapshot: Snapshot, target: Target) -> None:
+    for lock in spec.locks:
+        targets = [s.target for s in snapshot.selections if s.lock == lock]
+        if str(target) not in targets:
+            held = f"for {', '.join(targets)} only" if targets else "not at all"
+            raise NotStockedError(
+                f"the mirror's snapshot holds lock {lock!r} {held}, and {target} is needed",
+                where=spec.name,
+                hint="run `mirror refresh`",
+            )
+
+
+def _check_one_version(install: Iterable[Stocked]) -> None:
+    seen: dict[str, Stocked] = {}
+    for artifact in install:
+        other = seen.setdefault(canonicalize_name(artifact.name), artifact)
+        if other.sha256 != artifact.sha256:
+            raise ConflictError(
+                f"the locks of this image want both {other.filename} and {artifact.filename}",
+                where=artifact.name,
+                hint="lock one version for both, or make an image for each lock",
+            )
+
+
+def _check_one_file(stock: Iterable[Stocked]) -> None:
+    seen: dict[str, str] = {}
+    for artifact in stock:
+        if seen.setdefault(artifact.filename, artifact.sha256) != artifact.sha256:
+            raise ConflictError(
+                "two files with this name and different content are wanted in one image",
+                where=artifact.filename,
+                hint="lock the package from one index, or make an image for each lock",
+            )

@@ -1,0 +1,165 @@
+"""`[images.NAME]` of lockstock.toml as frozen data."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lockfiles.document import Table
+from lockfiles.errors import ConfigError
+from lockfiles.target import Target
+from mirror.config import Config, check_name, existing, load_document
+
+DEFAULT_USER = "sandbox"
+_SUITE = re.compile(r"[a-z0-9][a-z0-9.-]*")
+_DEBIAN_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+")
+_REFERENCE = re.compile(r"[a-z0-9](?:[\w.:/-]*\w)?(?:@sha256:[0-9a-f]{64})?", re.ASCII)
+_USER = re.compile(r"[a-z_][a-z0-9_-]{0,30}")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_RESERVED = ("PATH", "VIRTUAL_ENV")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DebianBase:
+    """A Debian suite, bootstrapped with these packages besides what every base has."""
+
+    suite: str
+    packages: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"debian:{self.suite}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DockerBase:
+    """An image that the engine has or a registry gives."""
+
+    reference: str
+
+    def __str__(self) -> str:
+        return f"docker:{self.reference}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageSpec:
+    """An image to build.
+
+    `project` is the folder its checks run in, `skip_imports` are modules that verify leaves alone.
+    """
+
+    name: str
+    base: DebianBase | DockerBase
+    locks: tuple[str, ...]
+    python: str | None = None
+    user: str = DEFAULT_USER
+    env: Mapping[str, str] = field(default_factory=dict)
+    checks: tuple[str, ...] = ()
+    project: Path | None = None
+    skip_imports: tuple[str, ...] = ()
+
+
+def load_images(config: Config) -> tuple[ImageSpec, ...]:
+    """Read all of `[images]`. Raises ConfigError naming file, line and key."""
+    images = load_document(config.file).table("images")
+    return tuple(_image(name, table, config) for name, table in sorted(images.named_tables()))
+
+
+def find_image(config: Config, name: str) -> ImageSpec:
+    """Give the image of that name. Raises ConfigError."""
+    images = {image.name: image for image in load_images(config)}
+    if name not in images:
+        known = ", ".join(images) or "none yet"
+        raise ConfigError(
+            f"there is no image {name!r}",
+            where=str(config.file),
+            hint=f"add [images.{name}] with base and locks; images there: {known}",
+        )
+    return images[name]
+
+
+def choose_target(config: Config, spec: ImageSpec, machine: str) -> Target:
+    """Choose the target an image is built for on a host whose `uname -m` is `machine`.
+
+    Raises ConfigError when none fits.
+    """
+    fitting = [target for target in config.targets if target.arch == machine]
+    if spec.python:
+        fitting = [target for target in fitting if spec.python in (target.python, target.minor)]
+    if not fitting:
+        wanted = f"Python {spec.python} on {machine}" if spec.python else machine
+        raise ConfigError(
+            f"no configured target is {wanted}",
+            where=f"{config.file}: images.{spec.name}",
+            hint="[targets] has " + ", ".join(str(target) for target in config.targets),
+        )
+    return fitting[0]
+
+
+def _image(name: str, table: Table, config: Config) -> ImageSpec:
+    folder = config.file.parent
+    project = table.string("project", None)
+    spec = ImageSpec(
+        name=check_name(table, name),
+        base=_base(table),
+        locks=_locks(table, config),
+        python=table.string("python", None),
+        user=_user(table),
+        env=_environment(table),
+        checks=_lines(table, "checks"),
+        project=existing(table, "project", folder, project, want_folder=True) if project else None,
+        skip_imports=table.strings("skip_imports", ()),
+    )
+    table.finish()
+    return spec
+
+
+def _base(table: Table) -> DebianBase | DockerBase:
+    kind, _, rest = table.string("base").partition(":")
+    packages = table.strings("apt", ())
+    if kind == "debian" and _SUITE.fullmatch(rest):
+        for package in packages:
+            if not _DEBIAN_PACKAGE.fullmatch(package):
+                raise table.fault("apt", f"{package!r} is not the name of a Debian package")
+        return DebianBase(suite=rest, packages=tuple(sorted(set(packages))))
+    if kind == "docker" and _REFERENCE.fullmatch(rest):
+        if packages:
+            raise table.fault("apt", "is only for debian: bases", "put the packages into the base image")
+        return DockerBase(reference=rest)
+    raise table.fault("base", "is not a base", "write debian:SUITE (debian:bookworm) or docker:REFERENCE")
+
+
+def _locks(table: Table, config: Config) -> tuple[str, ...]:
+    locks = table.strings("locks")
+    known = [lock.name for lock in config.locks]
+    for lock in locks:
+        if lock not in known:
+            raise table.fault("locks", f"there is no lock {lock!r}", f"[locks] has {', '.join(known)}")
+    if not locks:
+        raise table.fault("locks", "must name at least one lock", f"[locks] has {', '.join(known)}")
+    return tuple(sorted(set(locks)))
+
+
+def _user(table: Table) -> str:
+    user = table.string("user", DEFAULT_USER)
+    if not _USER.fullmatch(user) or user == "root":
+        raise table.fault("user", f"{user!r} cannot be the user", "small letters, digits, - and _; not root")
+    return user
+
+
+def _environment(table: Table) -> dict[str, str]:
+    env = table.string_map("env")
+    for name, value in env.items():
+        if not _VARIABLE.fullmatch(name) or name in _RESERVED:
+            raise table.fault("env", f"{name!r} cannot be set here")
+        if not value.isprintable():
+            raise table.fault("env", f"the value of {name} has control characters")
+    return dict(sorted(env.items()))
+
+
+def _lines(table: Table, key: str) -> tuple[str, ...]:
+    lines = table.strings(key, ())
+    if any(not line.strip() or "\0" in line for line in lines):
+        raise table.fault(key, "must be command lines")
+    return lines

@@ -1,0 +1,159 @@
+"""Proves in a container without a network that an image does what it is for, and reports."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from imagegen.archive import Entry
+from imagegen.build import LATEST
+from imagegen.context import guest_program
+from imagegen.engines.container import Container, Ran
+from imagegen.engines.docker import BuiltImage, DockerEngine
+from imagegen.errors import NotBuiltError
+from imagegen.live import Progress
+from imagegen.plan import HOME, REPOSITORY, UID, WORKSPACE
+from imagegen.project import project_entries
+from imagegen.spec import ImageSpec
+from mirror.config import Config
+from mirror.store import disk_errors, write_atomically
+
+# Addresses for documentation (RFC 5737) and the one where clouds serve metadata.
+ADDRESSES = ("192.0.2.1", "198.51.100.1", "169.254.169.254")
+ISOLATION = "nothing outside is reachable"
+_LIMIT = 1800
+_TIMED_OUT = 124
+_TAIL = 40
+_TMP = "/tmp"  # noqa: S108 - inside a container that lives for this run only
+_SCRIPTS = "lockstock-verify"
+_FRESH = f"{_TMP}/lockstock-fresh"
+_REINSTALL = (
+    f"python3 -m venv {_FRESH} && {_FRESH}/bin/pip install --quiet --no-cache-dir --no-compile --no-deps "
+    f"--require-hashes -r {HOME}/requirements.txt && {_FRESH}/bin/pip check"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """Something to prove: a name and the command that ends with 0 when it holds."""
+
+    name: str
+    command: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """A step that was run; `output` is the end of what it printed."""
+
+    name: str
+    ok: bool
+    seconds: float
+    output: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What was found of one image."""
+
+    name: str
+    reference: str
+    image: str
+    checks: tuple[Check, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything holds."""
+        return all(check.ok for check in self.checks)
+
+    def to_json(self) -> dict[str, object]:
+        """Give the report as data."""
+        return {"ok": self.ok, **asdict(self)}
+
+
+def steps(spec: ImageSpec, addresses: Sequence[str]) -> tuple[Step, ...]:
+    """Say what is to be proved, in order; the project's own checks come last, for they may change things."""
+    return (
+        Step(name=ISOLATION, command=_script("isolation.py", addresses)),
+        Step(name="pip check", command=("pip", "check")),
+        Step(name="imports", command=_script("imports.py", spec.skip_imports)),
+        Step(name="re-install from the baked wheels", command=("sh", "-c", _REINSTALL)),
+        *(Step(name=line, command=("sh", "-c", line)) for line in spec.checks),
+    )
+
+
+def verify(config: Config, spec: ImageSpec, engine: DockerEngine, progress: Progress) -> Report:
+    """Run all steps in the image's newest build and write the report below `reports/`.
+
+    Raises NotBuiltError where there is no image; what does not hold is in the report.
+    """
+    reference = f"{REPOSITORY}/{spec.name}:{LATEST}"
+    image = engine.find(reference)
+    if image is None:
+        raise NotBuiltError(
+            "this image is not in the engine", where=reference, hint=f"run `imagegen build {spec.name}`"
+        )
+    wanted = steps(spec, (*ADDRESSES, *engine.gateways()))
+    report = Report(
+        name=spec.name,
+        reference=reference,
+        image=image.id,
+        checks=tuple(_run(config, spec, engine, image, wanted, progress)),
+    )
+    data = json.dumps(report.to_json(), indent=2, sort_keys=True) + "\n"
+    write_atomically(report_file(config, spec), data.encode())
+    return report
+
+
+def report_file(config: Config, spec: ImageSpec) -> Path:
+    """Say where an image's report lies."""
+    return config.root / "reports" / f"{spec.name}.json"
+
+
+def _script(name: str, arguments: Sequence[str]) -> tuple[str, ...]:
+    return ("python3", f"{_TMP}/{_SCRIPTS}/{name}", *arguments)
+
+
+def _run(
+    config: Config,
+    spec: ImageSpec,
+    engine: DockerEngine,
+    image: BuiltImage,
+    wanted: Sequence[Step],
+    progress: Progress,
+) -> Iterator[Check]:
+    with _alone(config, spec) as owner, Container(engine, image.id, owner) as container:
+        container.put(_scripts(), _TMP, uid=0)
+        if spec.project:
+            container.put(project_entries(spec.project, config.root), WORKSPACE, uid=UID)
+        for number, step in enumerate(wanted, 1):
+            progress.detail(f"{number}/{len(wanted)} {step.name}")
+            yield _check(step, container.run(step.command, limit=_LIMIT))
+
+
+def _scripts() -> list[Entry]:
+    names = ("imports.py", "isolation.py")
+    return [Entry(path=f"{_SCRIPTS}/{name}", content=guest_program(name)) for name in names]
+
+
+def _check(step: Step, ran: Ran) -> Check:
+    lines = ran.output.strip().splitlines()[-_TAIL:]
+    if ran.code == _TIMED_OUT:
+        lines.append(f"not done after {_LIMIT} s")
+    return Check(name=step.name, ok=ran.code == 0, seconds=round(ran.seconds, 3), output="\n".join(lines))
+
+
+@contextmanager
+def _alone(config: Config, spec: ImageSpec) -> Iterator[str]:
+    """Let one run at a time verify an image, and name it, so that it may sweep what an earlier one left."""
+    folder = config.root / "reports"
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / f".{spec.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            place = hashlib.sha256(str(config.root.resolve()).encode()).hexdigest()[:12]
+            yield f"{place}-{spec.name}"
