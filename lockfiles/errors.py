@@ -17,12 +17,13 @@ class LockstockError(Exception):
     """
 
     exit_code: ClassVar[int] = 1
+    usual_hint: ClassVar[str] = ""
 
     def __init__(self, reason: str, *, where: str = "", hint: str = "") -> None:
         super().__init__(reason)
         self.reason = reason
         self.where = where
-        self.hint = hint
+        self.hint = hint or self.usual_hint
 
     def __str__(self) -> str:
         return f"{self.where}: {self.reason}" if self.where else self.reason
@@ -32,12 +33,14 @@ class ConfigError(LockstockError):
     """lockstock.toml is missing, unreadable, or says something that has no meaning."""
 
     exit_code = 3
+    usual_hint = "docs/reference.md lists every key of lockstock.toml with its type and default"
 
 
 class LockError(LockstockError):
     """A lock-file cannot be read or does not say what it must."""
 
     exit_code = 10
+    usual_hint = "write the lock-file again with the tool that made it"
 
 
 class MissingHashError(LockError):

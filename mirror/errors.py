@@ -21,6 +21,7 @@ class UpstreamError(LockstockError):
     """An upstream cannot be reached, refuses, or answers with an error."""
 
     exit_code = 22
+    usual_hint = "try again later, and look at `pip config list`; what was stocked before is kept and served"
 
 
 class TruncatedError(UpstreamError):

@@ -36,7 +36,7 @@ def index(wheels: Path) -> Iterator[IndexServer]:
 def project(tmp_path: Path, index: IndexServer, free_port: int) -> Project:
     folder = tmp_path / "project"
     folder.mkdir()
-    made = Project(folder)
-    made.configure(free_port)
+    made = Project(folder, free_port)
+    made.configure()
     made.upstream(index.index)
     return made

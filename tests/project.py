@@ -35,6 +35,7 @@ class Project:
     """The folder of a project and the environment that its commands run in."""
 
     folder: Path
+    port: int
     environment: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -45,8 +46,8 @@ class Project:
     def layout(self) -> Layout:
         return Layout(self.folder / ".lockstock")
 
-    def configure(self, port: int, mirror: str = "", more: str = "") -> None:
-        self.config.write_text(CONFIG.format(port=port, mirror=mirror) + more)
+    def configure(self, mirror: str = "", more: str = "") -> None:
+        self.config.write_text(CONFIG.format(port=self.port, mirror=mirror) + more)
 
     def lock(self, *files: Path, changed: Mapping[str, str] | None = None) -> None:
         """Write requirements.txt that pins these wheels and sdists by their digests."""

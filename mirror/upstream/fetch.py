@@ -74,7 +74,7 @@ async def _transfer(client: httpx.AsyncClient, url: str, incoming: Incoming, adv
         if incoming.received and not _continues(response, incoming.received):
             advance(-incoming.received)
             incoming.restart()
-        async for chunk in response.aiter_raw(_CHUNK):
+        async for chunk in response.aiter_raw():  # a chunk size would lose the last ones before a cut
             incoming.write(chunk)
             advance(len(chunk))
     if incoming.expected.size is not None and incoming.received < incoming.expected.size:

@@ -90,7 +90,7 @@ def test_dry_run_changes_nothing(project: Project, flask: Path) -> None:
 def test_old_snapshots_and_what_only_they_reach_are_pruned(
     project: Project, wheels: Path, click: Path
 ) -> None:
-    project.configure(int(project.load().port), mirror="keep = 2")
+    project.configure(mirror="keep = 2")
     versions = [make_wheel(wheels, "flask", f"3.0.{n}") for n in range(3)]
     for file in versions:
         project.lock(file, click)
@@ -269,7 +269,7 @@ def test_an_upstream_that_sends_too_much(
     stocked: Project, index: IndexServer, flask: Path, sizes: bool
 ) -> None:
     index.sizes = sizes
-    stocked.configure(stocked.load().port, mirror="max_file_size = 20000")
+    stocked.configure(mirror="max_file_size = 20000")
     stocked.lock(flask)
     index.faults[f"/files/{flask.name}"] = lambda answer: answer.send(
         200, (answer.body or b"") + b"x" * 50000
