@@ -31,4 +31,7 @@ def test_the_table_over_http():
 
 def test_mistakes_are_answered_as_such():
     assert client.get("/harbours/atlantis/high-waters", params={"start": START}).status_code == 404
-    assert client.get("/harbours/northport/high-waters", params={"start": START, "hours": 10**6}).status_code == 422
+    assert (
+        client.get("/harbours/northport/high-waters", params={"start": START, "hours": 10**6}).status_code
+        == 422
+    )

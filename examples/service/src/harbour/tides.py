@@ -28,12 +28,16 @@ def levels(harbour: str, start: pd.Timestamp, hours: int, step_minutes: int = 10
     constituents = HARBOURS[harbour]
     times = pd.date_range(start, periods=hours * 60 // step_minutes + 1, freq=f"{step_minutes}min")
     elapsed = (times - pd.Timestamp("2000-01-01")).total_seconds().to_numpy() / 3600
-    total = sum(c.amplitude * np.cos(2 * np.pi * elapsed / c.period - np.radians(c.phase)) for c in constituents)
+    total = sum(
+        c.amplitude * np.cos(2 * np.pi * elapsed / c.period - np.radians(c.phase)) for c in constituents
+    )
     return pd.Series(total, index=times, name="level")
 
 
 def high_waters(series: pd.Series) -> pd.Series:
     """Give the local maxima of a series of levels."""
     inner = series.iloc[1:-1]
-    is_peak = (inner.to_numpy() > series.iloc[:-2].to_numpy()) & (inner.to_numpy() >= series.iloc[2:].to_numpy())
+    is_peak = (inner.to_numpy() > series.iloc[:-2].to_numpy()) & (
+        inner.to_numpy() >= series.iloc[2:].to_numpy()
+    )
     return inner[is_peak]

@@ -1,0 +1,30 @@
+# Two commands for a newcomer: `make demo` and `make test`. Both set up what they need.
+EXAMPLE ?= service
+PYTHON = .venv/bin/python
+
+.PHONY: help demo test lint bench clean
+
+help:  ## Show what there is
+	@grep -hE '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 10
+
+demo:  ## Stock a mirror for an example, build its image, and check it without a network
+	@sh .ci/prepare demo
+	@$(PYTHON) examples/demo.py $(EXAMPLE)
+
+test:  ## Run the linters and all tests
+	@sh .ci/prepare test
+	@$(MAKE) --no-print-directory lint
+	$(PYTHON) -m pytest --cov --cov-report=term:skip-covered $(ARGS)
+
+lint:  ## Check style and types
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+
+bench:  ## Measure against peers (minutes; needs the network)
+	@sh .ci/prepare test
+	$(PYTHON) benchmarks/refresh.py
+	$(PYTHON) benchmarks/build.py
+
+clean:  ## Remove the environment and the examples' mirrors
+	rm -rf .venv examples/*/.lockstock .coverage* .mypy_cache .pytest_cache .ruff_cache
