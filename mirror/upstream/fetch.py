@@ -97,8 +97,10 @@ def _copy(path: Path, incoming: Incoming, advance: Advance) -> None:
             while chunk := file.read(_CHUNK):
                 incoming.write(chunk)
                 advance(len(chunk))
-    except FileNotFoundError:
-        raise NotFoundUpstreamError("the file is not there", where=str(path), hint="lock again") from None
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+        raise NotFoundUpstreamError(
+            f"the file cannot be read: {error.strerror}", where=str(path), hint="lock again"
+        ) from error
 
 
 class _StatusError(UpstreamError):

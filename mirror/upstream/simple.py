@@ -20,17 +20,24 @@ from packaging.version import Version
 from lockfiles.model import Artifact, Digest
 
 JSON_TYPE = "application/vnd.pypi.simple.v1+json"
+_REMOTE = ("http", "https")
 ACCEPT = f"{JSON_TYPE}, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
 
 
 def parse_page(content_type: str, body: bytes, url: str) -> tuple[Artifact, ...]:
-    """Read a project's page. Raises ValueError when it is not one."""
+    """Read a project's page, found at `url`. Raises ValueError when it is not one.
+
+    A page that came over the network cannot name files of this machine.
+    """
     kind = content_type.partition(";")[0].strip().lower()
     if kind.endswith("json"):
-        return tuple(_from_json(body, url))
-    if kind in ("text/html", "application/vnd.pypi.simple.v1+html", ""):
-        return tuple(_from_html(body, url))
-    raise ValueError(f"{kind} is not a page of a package index")
+        files = _from_json(body, url)
+    elif kind in ("text/html", "application/vnd.pypi.simple.v1+html", ""):
+        files = _from_html(body, url)
+    else:
+        raise ValueError(f"{kind} is not a page of a package index")
+    schemes = _REMOTE if urlsplit(url).scheme in _REMOTE else ("file", *_REMOTE)
+    return tuple(file for file in files if urlsplit(file.url or "").scheme in schemes)
 
 
 def file_version(filename: str, project: str) -> Version | None:

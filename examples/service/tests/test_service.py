@@ -1,7 +1,6 @@
 import pandas as pd
 import pytest
 from fastapi.testclient import TestClient
-
 from harbour.app import app
 from harbour.tides import HARBOURS, high_waters, levels
 

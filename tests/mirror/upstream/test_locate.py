@@ -1,0 +1,97 @@
+"""Local indexes, find-links, several indexes, and addresses that must not be asked."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import httpx
+import pytest
+
+from lockfiles.errors import LockstockError
+from mirror.errors import UpstreamError
+from mirror.upstream.fetch import get
+from mirror.upstream.http import http_client
+from mirror.upstream.settings import UpstreamSettings
+from tests.index_server import IndexServer
+from tests.project import Project
+from tests.wheels import digest, make_wheel
+
+
+def test_a_find_links_folder(project: Project, index: IndexServer, tmp_path: Path) -> None:
+    wheel = make_wheel(tmp_path / "links", "tool", "1.0")
+    project.lock(wheel)
+    project.environment["PIP_FIND_LINKS"] = str(wheel.parent)
+    assert project.refreshed()["fetched"] == 1
+
+
+def test_an_index_in_a_folder(project: Project, tmp_path: Path) -> None:
+    wheel = make_wheel(tmp_path / "local" / "files", "tool", "1.0")
+    page = tmp_path / "local" / "simple" / "tool"
+    page.mkdir(parents=True)
+    (page / "index.html").write_text(f'<a href="../../files/{wheel.name}#sha256={digest(wheel)}">tool</a>')
+    project.environment["PIP_EXTRA_INDEX_URL"] = (tmp_path / "local" / "simple").as_uri()
+    project.lock(wheel)
+    assert project.refreshed()["fetched"] == 1
+
+
+def test_the_next_index_is_asked_for_what_the_first_lacks(
+    project: Project, index: IndexServer, tmp_path: Path
+) -> None:
+    folder = tmp_path / "private"
+    wheel, public = make_wheel(folder, "inhouse", "1.0"), make_wheel(index.folder, "flask", "3.0")
+    with IndexServer(folder) as private:
+        project.environment["PIP_EXTRA_INDEX_URL"] = private.index
+        project.lock(wheel, public)
+        assert project.refreshed()["fetched"] == 2
+        assert [path for path, _ in private.requests] == ["/simple/inhouse/", f"/files/{wheel.name}"]
+
+
+def test_a_remote_page_cannot_name_files_of_this_machine(project: Project, index: IndexServer) -> None:
+    index.pages["/simple/tool/"] = b'<a href="file:///etc/hostname/tool-1.0.tar.gz#sha256=%s">x</a>' % (
+        b"0" * 64
+    )
+    (project.folder / "requirements.txt").write_text(f"tool==1.0 --hash=sha256:{'0' * 64}\n")
+    ended = project.mirror("refresh")
+    assert ended.returncode == 21
+    assert "Traceback" not in ended.stderr
+
+
+def ask(settings: UpstreamSettings, url: str) -> httpx.Response | None:
+    async def run() -> httpx.Response | None:
+        async with http_client(settings, 2) as client:
+            return await get(client, url, 0)
+
+    return asyncio.run(run())
+
+
+def test_a_public_index_cannot_send_us_to_a_private_address(index: IndexServer) -> None:
+    settings = UpstreamSettings(indexes=("https://93.184.216.34/simple",))
+    with pytest.raises(UpstreamError, match="private address"):
+        ask(settings, f"{index.index}/tool/")
+    assert index.requests == []
+
+
+def test_a_redirect_to_another_scheme_is_not_followed(index: IndexServer) -> None:
+    index.faults["/simple/tool/"] = lambda answer: answer.send(
+        302, headers={"Location": "file:///etc/passwd"}
+    )
+    with pytest.raises(LockstockError):
+        ask(UpstreamSettings(indexes=(index.index,)), f"{index.index}/tool/")
+
+
+def test_a_redirect_loop_ends(index: IndexServer) -> None:
+    index.faults["/simple/tool/"] = lambda answer: answer.send(302, headers={"Location": "/simple/tool/"})
+    with pytest.raises(UpstreamError, match="redirect"):
+        ask(UpstreamSettings(indexes=(index.index,)), f"{index.index}/tool/")
+    assert len(index.requests) < 10
+
+
+def test_credentials_stay_with_their_host(index: IndexServer, tmp_path: Path) -> None:
+    with IndexServer(tmp_path) as other:
+        index.faults["/simple/tool/"] = lambda answer: answer.send(
+            302, headers={"Location": f"{other.url}/simple/tool/"}
+        )
+        ask(UpstreamSettings(indexes=(index.index.replace("//", "//me:pw@"),)), f"{index.index}/tool/")
+        assert "Authorization" in index.requests[0][1]
+        assert "Authorization" not in other.requests[0][1]

@@ -1,0 +1,84 @@
+"""The user's own pip is asked, whichever way it is configured."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from mirror.config import UpstreamSpec
+from mirror.errors import UpstreamError
+from mirror.upstream.settings import UpstreamSettings, pip_settings, redact
+
+
+@pytest.fixture(autouse=True)
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PIP_FIND_LINKS", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_DEFAULT_TIMEOUT", "PIP_CERT"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def configure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str) -> None:
+    (tmp_path / "pip.conf").write_text(text)
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
+
+
+def ask(**spec: object) -> UpstreamSettings:
+    return pip_settings(UpstreamSpec(**spec))  # type: ignore[arg-type]
+
+
+def test_the_configuration_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    lines = ("index-url = https://me:pass@index.example/simple", "extra-index-url = https://more.example/s")
+    configure(monkeypatch, tmp_path, "\n".join(["[global]", *lines, "timeout = 3"]))
+    found = ask()
+    assert found.indexes == ("https://me:pass@index.example/simple", "https://more.example/s")
+    assert found.timeout == 3
+
+
+def test_the_environment_goes_before(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    configure(monkeypatch, tmp_path, "[global]\nindex-url = https://index.example/simple\n")
+    monkeypatch.setenv("PIP_INDEX_URL", "https://other.example/simple")
+    monkeypatch.setenv("PIP_TRUSTED_HOST", "other.example")
+    assert ask().indexes == ("https://other.example/simple",)
+    assert ask().trusted_hosts == ("other.example",)
+
+
+def test_what_pip_itself_holds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    configure(monkeypatch, tmp_path, "")
+    (index,) = ask().indexes
+    assert index.startswith("https://")
+
+
+def test_no_index_leaves_find_links(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    configure(monkeypatch, tmp_path, "[global]\nno-index = true\nfind-links = /srv/wheels\n")
+    assert (ask().indexes, ask().find_links) == ((), ("/srv/wheels",))
+
+
+def test_lockstock_toml_goes_before_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    configure(
+        monkeypatch,
+        tmp_path,
+        "[global]\nindex-url = https://index.example/simple\nfind-links = /srv/wheels\n",
+    )
+    found = ask(index="https://own.example/simple", extra=("https://two.example/simple",))
+    assert found.indexes == ("https://own.example/simple", "https://two.example/simple")
+    assert found.find_links == ()
+
+
+def test_a_pip_that_cannot_tell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(UpstreamError, match="pip cannot tell"):
+        ask()
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://me:secret@index.example/simple/", "https://index.example/simple/"),
+        ("https://index.example/f?token=secret#frag", "https://index.example/f"),
+        ("file:///srv/simple/", "file:///srv/simple/"),
+        ("https://me:s@ec@ret@index.example/x", "https://index.example/x"),
+    ],
+)
+def test_credentials_are_never_shown(url: str, shown: str) -> None:
+    assert redact(url) == shown

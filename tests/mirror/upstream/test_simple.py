@@ -1,0 +1,76 @@
+"""Pages of simple repositories, honest and hostile."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lockfiles.model import Digest
+from mirror.upstream.simple import JSON_TYPE, file_version, parse_page
+
+URL = "https://index.example/simple/flask/"
+SHA = "ab" * 32
+
+
+def test_json_pages() -> None:
+    file = {
+        "filename": "flask-3.0.0-py3-none-any.whl",
+        "url": "../../files/flask-3.0.0-py3-none-any.whl",
+        "hashes": {"sha256": SHA, "blake3": "ff"},
+        "requires-python": ">=3.8",
+        "size": 12,
+        "yanked": "broken",
+    }
+    (found,) = parse_page(JSON_TYPE, json.dumps({"files": [file]}).encode(), URL)
+    assert found.url == "https://index.example/files/flask-3.0.0-py3-none-any.whl"
+    assert (found.digests, found.size, found.requires_python) == ((Digest("sha256", SHA),), 12, ">=3.8")
+    assert found.yanked
+
+
+def test_html_pages() -> None:
+    page = f"""<html><head><base href="https://files.example/"></head><body>
+    <a href="p/flask-3.0.0.tar.gz#sha256={SHA}" data-requires-python="&gt;=3.8" data-yanked>x</a>
+    <A HREF="p/flask%2B-3.0.1-py3-none-any.whl">y</A><a name="no-link">z</a></body></html>"""
+    first, second = parse_page("text/html; charset=utf-8", page.encode(), URL)
+    assert (first.filename, first.url) == ("flask-3.0.0.tar.gz", "https://files.example/p/flask-3.0.0.tar.gz")
+    assert (first.digests, first.requires_python, first.yanked) == ((Digest("sha256", SHA),), ">=3.8", True)
+    assert (second.filename, second.digests, second.yanked) == ("flask+-3.0.1-py3-none-any.whl", (), False)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b"{}", b'{"files": 1}', b'{"files": [{}]}', b'{"files": [1]}', b"[" * 9999]
+)
+def test_json_that_is_no_page(body: bytes) -> None:
+    with pytest.raises(ValueError):
+        parse_page("application/json", body, URL)
+
+
+def test_a_page_of_another_kind() -> None:
+    with pytest.raises(ValueError, match="image/png"):
+        parse_page("image/png", b"", URL)
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_a_page_of_html(text: str) -> None:
+    for file in parse_page("text/html", text.encode("utf-8", "replace"), URL):
+        assert file.url is not None
+
+
+@pytest.mark.parametrize(
+    ("filename", "version"),
+    [
+        ("flask-3.0.0-py3-none-any.whl", "3.0.0"),
+        ("Flask-3.0.0.tar.gz", "3.0.0"),
+        ("flask-3.0.0.zip", "3.0.0"),
+        ("flask_cors-3.0.0.tar.gz", None),
+        ("flask-3.0.0.exe", None),
+        ("../flask-3.0.0.tar.gz", None),
+        ("flask-3.0.0-py3-none-any.whl/x", None),
+    ],
+)
+def test_only_files_of_the_project_count(filename: str, version: str | None) -> None:
+    found = file_version(filename, "flask")
+    assert (str(found) if found else None) == version
