@@ -1,10 +1,9 @@
 """Snapshots in devpi: one index per snapshot, and a stable index that shows one of them.
 
-All use of devpi-server's internal API is here; it is that of the minor version which
-pyproject.toml pins. An index is filled in one transaction of devpi's own storage, by hard links
-to the store, while a server may be running on it; clients see nothing of it until the stable
-index, in a second transaction, gets it as its only base. devpi_server is imported only where
-something has to be written, for importing it takes longer than all the rest.
+All use of devpi-server's internal API, that of the minor version which pyproject.toml pins, is
+here. An index is filled in one transaction of devpi's storage, by hard links to the store, while a
+server may run on it; clients see it when the stable index, in a second transaction, gets it as its
+only base. devpi_server is imported only to write, for that takes longer than all the rest.
 
 A writer may be killed anywhere. A transaction that was cut off is rolled back by SQLite or, when
 only its files were not yet in place, completed by devpi at the next opening; the promotion comes
@@ -53,11 +52,7 @@ class Published:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _State:
-    """What the registry holds.
-
-    Noted beside its database from the end of one write to the start of the next, so that a run
-    with nothing to do need not open it.
-    """
+    """What the registry holds, noted beside its database from the end of one write to the next one."""
 
     published: str | None
     indexes: tuple[str, ...]
@@ -111,8 +106,7 @@ def init(folder: Path) -> None:
     with _failures(folder):
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)  # devpi refuses a secret in a folder that others may write to
-        with (folder / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(folder):
             _keep_private(folder / "secret", secrets.token_bytes(32))
             _keep_private(folder / "root-password", secrets.token_urlsafe(32).encode())
             if not server.is_dir():
@@ -121,6 +115,14 @@ def init(folder: Path) -> None:
                 _create(folder, fresh)
                 fresh.rename(server)
                 sync_folder(folder)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep others from writing and from starting a server, whose opening would meddle with a write."""
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def server_folder(folder: Path) -> Path:
@@ -192,7 +194,7 @@ def _open(config: Any, *, init: bool = False) -> Any:
 def _writing(folder: Path) -> Iterator[Any]:
     """Open the registry for writing, note its state afterwards, and sweep before and after."""
     memory = _memory(folder)
-    with _failures(folder):
+    with _failures(folder), locked(folder):
         memory.unlink(missing_ok=True)
         xom = _open(_config(folder))
         _sweep(folder, _current(xom).indexes)

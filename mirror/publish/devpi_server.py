@@ -81,15 +81,21 @@ def start(folder: Path, port: int) -> Server:
     when it does not come up or the port is taken.
     """
     devpi.init(folder)
-    if is_up(folder, port):
-        return Server(port=port, process=None)
-    with (folder / LOG).open("wb") as log:
-        server = Server(port=port, process=_spawn(folder, port, log))
-    try:
-        _await(server, folder)
-    except BaseException:
-        server.stop()
-        raise
+    with devpi.locked(folder):
+        if is_up(folder, port):
+            return Server(port=port, process=None)
+        with (folder / LOG).open("wb") as log:
+            server = Server(port=port, process=_spawn(folder, port, log))
+        up = False
+        try:
+            up = _comes_up(server, folder)
+        finally:
+            if not up:
+                server.stop()
+    if not up:
+        raise RegistryError(
+            "devpi-server does not start", where=f"{HOST}:{port}", hint=f"its log says why: {folder / LOG}"
+        )
     return server
 
 
@@ -99,13 +105,6 @@ def serve(folder: Path, port: int) -> int:
     Raises RegistryError when it runs already or the port is taken.
     """
     devpi.init(folder)
-    if is_up(folder, port):
-        raise RegistryError(
-            "this mirror's devpi runs already",
-            where=f"{HOST}:{port}",
-            hint="a refresh ends its own when it is done; another `mirror serve` has to be stopped",
-        )
-    process = _spawn(folder, port, sys.stderr)
     stopped = False
 
     def forward(_number: int, _frame: FrameType | None) -> None:
@@ -113,28 +112,35 @@ def serve(folder: Path, port: int) -> int:
         stopped = True
         process.terminate()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, forward)
+    with devpi.locked(folder):
+        _refuse_second(folder, port)
+        process = _spawn(folder, port, sys.stderr)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, forward)
+        _comes_up(Server(port=port, process=process), folder)
     code = process.wait()
     if stopped:
         return 0
     return 128 - code if code < 0 else code or 1  # devpi ends with 0 after a fatal error, too
 
 
+def _refuse_second(folder: Path, port: int) -> None:
+    if is_up(folder, port):
+        raise RegistryError(
+            "this mirror's devpi runs already",
+            where=f"{HOST}:{port}",
+            hint="a refresh ends its own when it is done; another `mirror serve` has to be stopped",
+        )
+
+
 def _spawn(folder: Path, port: int, log: IO[bytes] | IO[str]) -> subprocess.Popen[bytes]:
     # devpi reads DEVPISERVER_* as options; a group of its own keeps the terminal's Ctrl-C from it,
     # so that whoever started it stops it when its own work is cleaned up.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("DEVPI")}
-    command = [
-        sys.executable,
-        "-m",
-        "devpi_server",
-        f"--host={HOST}",
-        f"--port={port}",
-        *devpi.options(folder),
-    ]
+    address = [f"--host={HOST}", f"--port={port}"]
     return subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
+        [sys.executable, "-m", "devpi_server", *address, *devpi.options(folder)],
+        stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
         process_group=0, preexec_fn=_end_with_parent,
     )  # fmt: skip
 
@@ -147,19 +153,15 @@ def _end_with_parent() -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _await(server: Server, folder: Path) -> None:
+def _comes_up(server: Server, folder: Path) -> bool:
+    """Wait until the server answers; say False when it has ended or takes too long."""
     identity = devpi.identity(folder)
     deadline = time.monotonic() + _START_LIMIT
-    hint = f"its log says why: {folder / LOG}"
-    where = f"{HOST}:{server.port}"
     while _who_answers(server.port) != identity:
-        if server.process and server.process.poll() is not None:
-            raise RegistryError("devpi-server ended instead of starting", where=where, hint=hint)
-        if time.monotonic() > deadline:
-            raise RegistryError(
-                f"devpi-server did not answer in {_START_LIMIT:.0f} s", where=where, hint=hint
-            )
+        if time.monotonic() > deadline or (server.process and server.process.poll() is not None):
+            return False
         time.sleep(0.02)
+    return True
 
 
 def _who_answers(port: int) -> str | None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -144,7 +145,7 @@ def test_another_mirrors_devpi_is_another_program(registry, tmp_path):
 def test_a_server_that_cannot_start_is_told_with_its_log(registry):
     devpi.init(registry.folder)
     (devpi.server_folder(registry.folder) / ".sqlite").unlink()
-    with pytest.raises(RegistryError, match="instead of starting") as caught:
+    with pytest.raises(RegistryError, match="does not start") as caught:
         registry.start()
     log = registry.folder / "server.log"
     assert str(log) in caught.value.hint
@@ -162,6 +163,23 @@ def test_serve_ends_well_when_it_is_asked_to(registry, number):
         _, log = process.communicate(timeout=20)
     assert process.returncode == 0
     assert f"Serving on http://127.0.0.1:{registry.port}".encode() in log
+    assert not devpi_server.is_up(registry.folder, registry.port)
+
+
+def test_starting_waits_for_a_writer(registry):
+    devpi.init(registry.folder)
+    with devpi.locked(registry.folder), foreground(registry) as process:
+        time.sleep(1)
+        assert not devpi_server.is_up(registry.folder, registry.port)
+        process.kill()
+
+
+def test_many_who_start_it_at_once_share_one(registry):
+    with ThreadPoolExecutor(4) as pool:
+        servers = [task.result() for task in [pool.submit(registry.start) for _ in range(4)]]
+        assert sorted(server.process is None for server in servers) == [False, True, True, True]
+        for server in servers:
+            server.stop()
     assert not devpi_server.is_up(registry.folder, registry.port)
 
 
