@@ -6,14 +6,17 @@ the place (`package[12].wheels[3].hash`) when it is wrong.
 
 from __future__ import annotations
 
+import json
 import re
-import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, TypeVar, overload
 
+import tomli
+
 from lockfiles.errors import LockstockError
+from lockfiles.urls import redact
 
 _T = TypeVar("_T")
 _NAMES = {
@@ -29,7 +32,10 @@ Path = tuple[str | int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """The text a table was read from and the kind of error its faults are."""
+    """The text a table was read from and the kind of error its faults are.
+
+    `text` is empty where its lines cannot be told from paths.
+    """
 
     name: str
     text: str
@@ -37,7 +43,7 @@ class Document:
 
     def fault(self, path: Path, reason: str, hint: str = "") -> LockstockError:
         """Make the error for the value at `path`."""
-        line = toml_line(self.text, path) if self.name.endswith((".toml", ".lock")) else None
+        line = toml_line(self.text, path)
         place = f"{self.name}:{line}" if line else self.name
         return self.error(f"{format_path(path)}: {reason}" if path else reason, where=place, hint=hint)
 
@@ -63,6 +69,14 @@ class Table:
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             raise self.fault(key, f"must be {_NAMES[kind]}, not {_NAMES.get(type(value), 'something else')}")
         return value
+
+    def parsed(self, key: str, parse: Callable[[str], _T]) -> _T | None:
+        """Give what `parse` makes of the string at `key`, where there is one."""
+        value = self._typed(key, str)
+        try:
+            return None if value is None else parse(value)
+        except ValueError as error:
+            raise self.fault(key, redact(str(error))) from error
 
     @overload
     def string(self, key: str) -> str: ...
@@ -106,6 +120,14 @@ class Table:
                 raise self.document.fault(path, "must be a table")
             yield Table(self.document, item, path)
 
+    def arrays_of_tables(self, key: str) -> Iterator[tuple[Table, ...]]:
+        """Give the tables of each array in the array at `key`."""
+        for index, items in enumerate(self._typed(key, list) or ()):
+            path = (*self.path, key, index)
+            if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+                raise self.document.fault(path, "must be an array of tables")
+            yield tuple(Table(self.document, item, (*path, i)) for i, item in enumerate(items))
+
     def named_tables(self) -> Iterator[tuple[str, Table]]:
         """Give each key of this table with the table it holds."""
         for key in self.value:
@@ -135,13 +157,28 @@ class Table:
 
 def parse_toml(name: str, text: str, error: type[LockstockError]) -> Table:
     """Parse TOML into a table whose faults are of the kind `error`."""
-    document = Document(name, text, error)
     try:
-        return Table(document, tomllib.loads(text))
-    except (tomllib.TOMLDecodeError, RecursionError) as fault:
+        return Table(Document(name, text, error), tomli.loads(text))
+    except (ValueError, RecursionError) as fault:
         line = re.search(r"\(at line (\d+)", str(fault))
-        reason = str(fault).split(" (at ")[0] or "nested too deeply"
-        raise error(f"not valid TOML: {reason}", where=f"{name}:{line[1]}" if line else name) from fault
+        reason = str(fault).split(" (at ")[0] if isinstance(fault, ValueError) else "nested too deeply"
+        where = f"{name}:{line[1]}" if line else name
+        raise error(f"not valid TOML: {reason}", where=where) from fault
+
+
+def parse_json(name: str, text: str, error: type[LockstockError]) -> Table:
+    """Parse a JSON object into a table whose faults are of the kind `error`."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as fault:
+        line = f":{fault.lineno}" if isinstance(fault, json.JSONDecodeError) else ""
+        reason = (
+            fault.msg if isinstance(fault, json.JSONDecodeError) else "nested too deeply, or a huge number"
+        )
+        raise error(f"not valid JSON: {reason}", where=f"{name}{line}") from fault
+    if not isinstance(value, dict):
+        raise error("not a JSON object", where=name)
+    return Table(Document(name, "", error), value)
 
 
 def format_path(path: Path) -> str:

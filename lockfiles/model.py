@@ -121,14 +121,38 @@ class GitSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PathSource:
-    """From the user's own checkout; `path` is relative to the lock-file."""
+    """From the user's own checkout; `path` is relative to the lock-file.
+
+    What is `virtual` is not installed itself: it stands for its dependencies.
+    """
 
     path: str
     editable: bool = False
+    virtual: bool = False
     subdirectory: str | None = None
 
 
 Source = IndexSource | UrlSource | GitSource | PathSource
+
+
+Key = tuple[str, str | None, Source]
+"""What tells the packages of one lock apart: name, version and source."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dependency:
+    """An edge from one package of a lock to another, with the extras it asks for.
+
+    Where the lock leaves open which of several versions is meant, `keys` has them all, the best
+    first: it is whichever another edge leads to, or else the first.
+    """
+
+    keys: tuple[Key, ...]
+    extras: tuple[str, ...] = ()
+    marker: Marker | None = None
+
+
+Dependencies = Mapping[str, tuple[Dependency, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +162,9 @@ class Package:
     Where the lock names files they are `artifacts`. Where it only lists the digests that are
     allowed (requirements.txt, Pipfile.lock) they are `digests`, any one of which may match, and
     the index is asked for the files. `line` is the line of the lock-file, where its format has one.
+
+    A `marker` may ask for `extras` and `dependency_groups` too, as pylock.toml's do (PEP 751).
+    `dependencies`, those of each extra and of each group are edges for locks that have roots.
     """
 
     name: str
@@ -149,6 +176,14 @@ class Package:
     digests: tuple[Digest, ...] = ()
     source: Source = field(default_factory=IndexSource)
     line: int | None = None
+    dependencies: tuple[Dependency, ...] = ()
+    extras: Dependencies = field(default_factory=dict, hash=False)
+    groups: Dependencies = field(default_factory=dict, hash=False)
+
+    @property
+    def key(self) -> Key:
+        """What edges point to it by."""
+        return self.name, self.version, self.source
 
     @property
     def label(self) -> str:
@@ -159,9 +194,22 @@ class Package:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lock:
-    """What a lock-file says, whichever its format."""
+    """What a lock-file says, whichever its format.
+
+    Without `roots` each package's marker alone decides whether it is installed. With them it is
+    installed where a way of edges leads to it from a root. `environments` are markers of which at
+    least one must hold. `conflicts` are sets of extras and groups, in the way of
+    `lockfiles.closure.activation`, of which at most one may be chosen.
+    """
 
     format: str
     packages: tuple[Package, ...]
+    filename: str = ""
     requires_python: str | None = None
+    environments: tuple[Marker, ...] = ()
+    extras: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    default_groups: tuple[str, ...] = ()
+    roots: tuple[Key, ...] | None = None
+    conflicts: tuple[frozenset[str], ...] = ()
     options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

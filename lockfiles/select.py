@@ -1,21 +1,32 @@
-"""What one target installs of a lock: markers, tag order, sdists only where no wheel fits."""
+"""What one target installs of a lock: tag order, and sdists where no wheel fits or it is wished."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
 
-from packaging.tags import Tag
-from packaging.utils import (
-    InvalidSdistFilename,
-    InvalidWheelFilename,
-    parse_sdist_filename,
-    parse_wheel_filename,
-)
+from packaging.utils import canonicalize_name
 
-from lockfiles.errors import NoMatchingArtifactError
-from lockfiles.model import Artifact, Lock, Package
+from lockfiles.closure import holds, required
+from lockfiles.errors import MissingHashError, NoMatchingArtifactError
+from lockfiles.filenames import build_tag, is_sdist, wheel_tags
+from lockfiles.model import Artifact, IndexSource, Lock, Package, UrlSource
 from lockfiles.target import Target
+
+SdistUse = Literal["fallback", "always", "never"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sdists:
+    """When an sdist is taken: where no wheel fits, always, or never; also for single packages."""
+
+    default: SdistUse = "fallback"
+    packages: Mapping[str, SdistUse] = field(default_factory=dict)
+
+    def use(self, package: Package, options: Mapping[str, tuple[str, ...]]) -> SdistUse:
+        """Decide for a package: its own rule, that of the lock's pip options, or the default."""
+        return self.packages.get(package.name) or _option(package.name, options) or self.default
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,82 +39,123 @@ class Choice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """Everything that one target installs of one lock, by name."""
+    """Everything that one target installs of one lock, by name.
+
+    `sources` are the packages without a file to choose: from git, or from the user's checkout.
+    """
 
     target: Target
     choices: tuple[Choice, ...]
+    sources: tuple[Package, ...] = ()
 
 
 def applies(package: Package, target: Target) -> bool:
-    """Say whether the package's marker holds on the target."""
-    if package.marker is None:
-        return True
-    return any(package.marker.evaluate(environment) for environment in target.environments)
+    """Say whether the package's marker holds on the target, no extra and no group being chosen."""
+    return any(holds(package.marker, environment) for environment in target.environments)
 
 
-def select(lock: Lock, target: Target) -> Selection:
-    """Choose what `target` installs. Raises NoMatchingArtifactError naming package and target."""
+def select(
+    lock: Lock,
+    target: Target,
+    extras: Iterable[str] = (),
+    groups: Iterable[str] | None = None,
+    sdists: Sdists = Sdists(),
+) -> Selection:
+    """Choose what `target` installs, for the extras and groups of `lockfiles.closure.required`.
+
+    Raises NoMatchingArtifactError naming package, target and the nearest wheel, MissingHashError
+    where the file has no digest to accept it by, and what `required` raises.
+    """
+    packages = required(lock, target, extras, groups)
     chosen = (
-        Choice(package=package, artifact=best_artifact(package, target))
-        for package in lock.packages
-        if applies(package, target)
+        Choice(package=package, artifact=_hashed(lock, package, artifact))
+        for package in packages
+        if isinstance(package.source, (IndexSource, UrlSource))
+        for artifact in [best_artifact(package, target, sdists.use(package, lock.options))]
     )
+    sources = (p for p in packages if not isinstance(p.source, (IndexSource, UrlSource)))
     return Selection(
-        target=target, choices=tuple(sorted(chosen, key=lambda c: (c.package.name, c.artifact.filename)))
+        target=target,
+        choices=tuple(sorted(chosen, key=lambda c: (c.package.name, c.artifact.filename))),
+        sources=tuple(sorted(sources, key=lambda package: package.name)),
     )
 
 
-def best_artifact(package: Package, target: Target) -> Artifact:
-    """Choose the wheel that pip would, or an sdist where no wheel fits."""
-    ranked = [
-        (rank, build, a)
-        for a in package.artifacts
-        if (rank := _rank(a, target)) is not None
-        for build in [_build(a)]
-    ]
-    if ranked:
-        best = min(rank for rank, _, _ in ranked)
-        return max((r for r in ranked if r[0] == best), key=lambda r: (r[1], r[2].filename))[2]
-    sdists = [a for a in package.artifacts if _is_sdist(a)]
-    if sdists:
-        return min(sdists, key=lambda a: (not a.filename.endswith(".tar.gz"), a.filename))
-    raise _nothing_fits(package, target)
+def best_artifact(package: Package, target: Target, sdists: SdistUse = "fallback") -> Artifact:
+    """Choose the wheel that pip would, or an sdist. Raises NoMatchingArtifactError."""
+    wheels = [] if sdists == "always" else _ranked_wheels(package, target)
+    if wheels:
+        best = min(rank for rank, _ in wheels)
+        return max(
+            (a for rank, a in wheels if rank == best), key=lambda a: (build_tag(a.filename), a.filename)
+        )
+    found = [] if sdists == "never" else [a for a in package.artifacts if _is_source(package, a)]
+    if found:
+        return min(found, key=lambda a: (not a.filename.endswith(".tar.gz"), a.filename))
+    raise _nothing_fits(package, target, sdists)
 
 
-def _rank(artifact: Artifact, target: Target) -> int | None:
+def _ranked_wheels(package: Package, target: Target) -> list[tuple[int, Artifact]]:
     ranks = target.ranks()
-    return min((ranks[tag] for tag in _wheel_tags(artifact) if tag in ranks), default=None)
+    return [
+        (min(fitting), artifact)
+        for artifact in package.artifacts
+        if (fitting := [ranks[tag] for tag in wheel_tags(artifact.filename) if tag in ranks])
+    ]
 
 
-def _wheel_tags(artifact: Artifact) -> frozenset[Tag]:
-    try:
-        return parse_wheel_filename(artifact.filename)[3]
-    except InvalidWheelFilename:
-        return frozenset()
+def _is_source(package: Package, artifact: Artifact) -> bool:
+    """Say whether a file is built from; a direct URL may name an archive of any name."""
+    return is_sdist(artifact.filename) or (
+        isinstance(package.source, UrlSource) and not artifact.filename.endswith(".whl")
+    )
 
 
-def _build(artifact: Artifact) -> tuple[int, str]:
-    build = parse_wheel_filename(artifact.filename)[2]
-    return build or (-1, "")
+def _hashed(lock: Lock, package: Package, artifact: Artifact) -> Artifact:
+    if not any(digest.is_strong for digest in (*artifact.digests, *package.digests)):
+        raise MissingHashError(
+            f"{package.label}: {artifact.filename} has no hash that is strong enough",
+            where=lock.filename,
+            hint="lock again with an index that tells the sha256 of its files",
+        )
+    return artifact
 
 
-def _is_sdist(artifact: Artifact) -> bool:
-    try:
-        parse_sdist_filename(artifact.filename)
-    except InvalidSdistFilename:
-        return False
-    return True
+def _option(name: str, options: Mapping[str, tuple[str, ...]]) -> SdistUse | None:
+    uses: tuple[tuple[str, SdistUse], ...] = (("no-binary", "always"), ("only-binary", "never"))
+    for option, use in uses:
+        values = {value.strip() for text in options.get(option, ()) for value in text.split(",")}
+        if ":all:" in values or name in {str(canonicalize_name(value)) for value in values}:
+            return use
+    return None
 
 
-def _nothing_fits(package: Package, target: Target) -> NoMatchingArtifactError:
-    names = [a.filename for a in package.artifacts]
-    nearest = f"; it has {_nearest(names, target)}" if names else ""
+def _nothing_fits(package: Package, target: Target, sdists: SdistUse) -> NoMatchingArtifactError:
+    wheels = sorted(a.filename for a in package.artifacts if wheel_tags(a.filename))
+    wanted = {"always": "no sdist", "never": "no wheel", "fallback": "no file"}[sdists]
+    nearest = f"; the nearest wheel is {_nearest(wheels, target)}" if wheels and sdists != "always" else ""
     return NoMatchingArtifactError(
-        f"{package.label} has no file that fits {target}{nearest}",
+        f"{package.label} has {wanted} that fits {target}{nearest}",
         hint="lock a version that supports this target, or take the target out of lockstock.toml",
     )
 
 
-def _nearest(names: Iterable[str], target: Target) -> str:
-    wanted = {f"cp{target.minor.replace('.', '')}", target.arch, target.libc[:4]}
-    return max(sorted(names), key=lambda name: sum(part in name for part in wanted))
+def _nearest(wheels: Iterable[str], target: Target) -> str:
+    """Name the wheel that lacks least: the right platform, the right Python, the right machine."""
+
+    def score(filename: str) -> tuple[bool, bool, bool, bool]:
+        tags = wheel_tags(filename)
+        return (
+            any(tag.platform in platforms for tag in tags),
+            any((tag.interpreter, tag.abi) in pythons for tag in tags),
+            any(tag.platform.endswith(target.arch) for tag in tags),
+            any(tag.platform.startswith(libc) for tag in tags),
+        )
+
+    platforms = {tag.platform for tag in target.tags}
+    pythons = {(tag.interpreter, tag.abi) for tag in target.tags}
+    libc = "musllinux" if target.libc == "musl" else "manylinux"
+    best = max(wheels, key=score)
+    platform, python, *_ = score(best)
+    lacks = [word for word, fits in (("platform", platform), ("Python", python)) if not fits]
+    return f"{best}, which is for another {' and '.join(lacks)}" if lacks else best

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from lockfiles.errors import LockError
-from lockfiles.formats import requirements
+from lockfiles.formats import conda, pdm, pipfile, poetry, pylock, requirements, uv
 from lockfiles.model import Lock
 
 Read = Callable[[str], str]
@@ -16,18 +16,37 @@ Read = Callable[[str], str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Format:
-    """A format: the file names it goes by, how its content is known, and its reader."""
+    """A format: the file names it goes by, how its content is known, and its reader.
+
+    `beside` names the files beside the lock that its reader asks for, if they are there.
+    """
 
     names: tuple[str, ...]
     looks_like: Callable[[str], bool]
     parse: Callable[[str, str, Read | None], Lock]
+    beside: tuple[str, ...] = ()
 
 
+_PROJECT = ("pyproject.toml",)
 FORMATS: dict[str, Format] = {
+    "pylock.toml": Format(
+        names=("pylock.toml", "pylock.*.toml"), looks_like=pylock.looks_like, parse=pylock.parse
+    ),
+    "uv.lock": Format(names=("uv.lock",), looks_like=uv.looks_like, parse=uv.parse, beside=_PROJECT),
+    "poetry.lock": Format(
+        names=("poetry.lock",), looks_like=poetry.looks_like, parse=poetry.parse, beside=_PROJECT
+    ),
+    "pdm.lock": Format(
+        names=("pdm.lock", "pdm.*.lock"), looks_like=pdm.looks_like, parse=pdm.parse, beside=_PROJECT
+    ),
+    "Pipfile.lock": Format(names=("Pipfile.lock",), looks_like=pipfile.looks_like, parse=pipfile.parse),
+    "conda-lock": Format(
+        names=("conda-lock.yml", "conda-lock.yaml", "*.conda-lock.yml", "conda-*.lock"),
+        looks_like=conda.looks_like,
+        parse=conda.parse,
+    ),
     "requirements.txt": Format(
-        names=("*.txt",),
-        looks_like=requirements.looks_like,
-        parse=requirements.parse,
+        names=("*.txt",), looks_like=requirements.looks_like, parse=requirements.parse
     ),
 }
 
@@ -51,7 +70,9 @@ def parse(filename: str, text: str, read: Read | None = None) -> Lock:
     """Read the text of a lock-file, whichever its format.
 
     `filename` is relative to the project's folder. Where the format includes other files (`-r`,
-    `-c`), `read` gives the text of a path that is relative to the same folder and inside it.
-    Raises LockError naming file, line or path, and package.
+    `-c`) or has some `beside` it, `read` gives the text of a path that is relative to the same
+    folder and inside it, or raises OSError or KeyError. Raises LockError naming file, line or
+    path, and package.
     """
-    return FORMATS[detect(filename, text)].parse(filename, text, read)
+    lock = FORMATS[detect(filename, text)].parse(filename, text, read)
+    return replace(lock, filename=filename)
