@@ -14,6 +14,11 @@ def redact(text: str) -> str:
     return _CREDENTIALS.sub(r"\1***@", text)
 
 
+def without_credentials(url: str) -> str:
+    """Give a URL as it may be published."""
+    return _CREDENTIALS.sub(r"\1", url)
+
+
 def filename_of(url: str) -> str:
     """Give the file name at the end of a URL's path. Raises ValueError where there is none."""
     name = unquote(urlsplit(url).path.rpartition("/")[2])

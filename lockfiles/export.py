@@ -1,0 +1,38 @@
+"""What one target installs, as requirements with hashes that pip and uv read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from lockfiles.model import GitSource, Package, PathSource, UrlSource
+from lockfiles.select import Choice, Selection
+from lockfiles.urls import without_credentials
+
+
+def export_requirements(selection: Selection) -> str:
+    """Give a requirements.txt with the one file of each package, for `pip install --require-hashes`.
+
+    No hash can stand for a repository or a folder, and pip then refuses the whole file: these are
+    comments.
+    """
+    lines = [f"# for {selection.target}", *map(_pinned, selection.choices), *_comments(selection.sources)]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _pinned(choice: Choice) -> str:
+    package, artifact = choice.package, choice.artifact
+    if isinstance(package.source, UrlSource):
+        place = f"#subdirectory={package.source.subdirectory}" if package.source.subdirectory else ""
+        requirement = f"{package.name} @ {without_credentials(package.source.url)}{place}"
+    else:
+        requirement = f"{package.name}=={package.version}"
+    digests = sorted(d for d in artifact.digests or package.digests if d.is_strong)
+    return " \\\n    ".join([requirement, *(f"--hash={digest}" for digest in digests)])
+
+
+def _comments(sources: tuple[Package, ...]) -> Iterator[str]:
+    for package in sources:
+        if isinstance(package.source, GitSource):
+            yield f"# {package.name} @ git+{without_credentials(package.source.url)}@{package.source.commit}"
+        elif isinstance(package.source, PathSource):
+            yield f"# {package.name} from {package.source.path}"

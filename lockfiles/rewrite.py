@@ -1,0 +1,55 @@
+"""Writes a lock anew with other file URLs and leaves every other byte as it was.
+
+uv and pip fetch from the URLs that a lock carries, whatever index they are told to use. So a lock
+that is to work behind a mirror has to name the mirror.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from lockfiles.errors import LockError
+from lockfiles.formats import detect, parse
+from lockfiles.model import Artifact
+
+_INDEX_KEYS = {"uv.lock": "registry", "pylock.toml": "index"}
+_VALUE = re.compile(r"""\b(url|registry|index)(\s*=\s*)(?:"([^"\\\n]*)"|'([^'\n]*)')""")
+_UNSAFE = re.compile(r"""["'\\\s]""")
+
+
+def rewrite(
+    filename: str, text: str, url_for: Callable[[Artifact], str | None], index: str | None = None
+) -> str:
+    """Give the text of a uv.lock or pylock.toml with the URLs that `url_for` gives for its files.
+
+    Where that gives None the URL stays. `index` replaces the index that packages are said to come
+    from: `uv sync --frozen` does not look at it, `uv sync --locked` wants the one that it is
+    configured with. Raises LockError for formats without URLs.
+    """
+    kind = detect(filename, text)
+    if kind not in _INDEX_KEYS:
+        raise LockError(
+            f"{kind} carries no file URLs that would have to change",
+            where=filename,
+            hint="tell its tool the mirror's index instead",
+        )
+    artifacts = (artifact for package in parse(filename, text).packages for artifact in package.artifacts)
+    urls = {a.url: _checked(filename, url) for a in artifacts if a.url and (url := url_for(a)) is not None}
+
+    def replaced(match: re.Match[str]) -> str:
+        key, equals, old = match[1], match[2], match[3] or match[4] or ""
+        if key == "url":
+            new = urls.get(old)
+        else:
+            new = _checked(filename, index) if index and key == _INDEX_KEYS[kind] else None
+        return match[0] if new is None else f'{key}{equals}"{new}"'
+
+    return _VALUE.sub(replaced, text)
+
+
+def _checked(filename: str, url: str) -> str:
+    """Refuse what would end the string that it is put into."""
+    if _UNSAFE.search(url) or not url.isprintable():
+        raise LockError("a URL to write has characters that no URL has", where=filename)
+    return url
