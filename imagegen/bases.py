@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -37,6 +38,7 @@ _OF_THE_HOST = ("etc/hostname", "etc/resolv.conf", "etc/apt/sources.list", "etc/
 _CHANGING = ("etc/machine-id", "var/cache/debconf/*-old", "var/log/*log", "var/log/[bw]tmp")
 _CREDENTIALS = re.compile(r"//[^/@\s]+@")
 _TAIL = 12
+_PAUSE = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,12 +65,14 @@ def command(base: DebianBase) -> list[str]:
 def make(base: DebianBase, folder: Path, progress: Progress) -> Tarball:
     """Give the base from `folder`, bootstrapping it where it is not there yet. Raises BaseError."""
     sources = for_suite(read_host(), base.suite)
-    with _alone(folder):
+    with _alone(folder) as lock:
         stem = f"{base.suite}-{key(base, sources)}"
         held = next(folder.glob(f"{stem}-*.tar"), None)
         if held is None:
             progress.step(f"making the base {base} with mmdebstrap (once, some 20 s)")
-            held = _bootstrap(base, sources, folder, stem, progress)
+            held = _bootstrap(
+                _Order(base=base, sources=sources, folder=folder, stem=stem, lock=lock), progress
+            )
     return Tarball(path=held, sha256=held.stem.removeprefix(f"{stem}-"))
 
 
@@ -78,8 +82,19 @@ def key(base: DebianBase, sources: Sequence[Source]) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Order:
+    """One bootstrap: what of, where to, and the descriptor of the lock that is held meanwhile."""
+
+    base: DebianBase
+    sources: Sequence[Source]
+    folder: Path
+    stem: str
+    lock: int
+
+
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _alone(folder: Path) -> Iterator[int]:
     """Hold the folder, so that two runs do not make one base twice, and sweep what a killed run left."""
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -87,58 +102,69 @@ def _alone(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX)
             for leftover in folder.glob("*.tmp"):
                 leftover.unlink(missing_ok=True)
-            yield
+            yield lock.fileno()
 
 
-def _bootstrap(
-    base: DebianBase, sources: Sequence[Source], folder: Path, stem: str, progress: Progress
-) -> Path:
-    with tempfile.NamedTemporaryFile(dir=folder, suffix=".tmp", delete=False) as file:
+def _bootstrap(order: _Order, progress: Progress) -> Path:
+    with (
+        tempfile.NamedTemporaryFile(dir=order.folder, suffix=".tmp", delete=False) as file,
+        tempfile.NamedTemporaryFile(dir=order.folder, suffix=".tmp") as log,
+    ):
         try:
-            _run(base, sources, file, progress)
+            _run(order, file, log, progress)
             sha256 = _sha256(Path(file.name))
             os.fsync(file.fileno())
             os.fchmod(file.fileno(), 0o444)
-            target = folder / f"{stem}-{sha256}.tar"
+            target = order.folder / f"{order.stem}-{sha256}.tar"
             Path(file.name).rename(target)
         finally:
             Path(file.name).unlink(missing_ok=True)
-    sync_folder(folder)
+    sync_folder(order.folder)
     return target
 
 
-def _run(base: DebianBase, sources: Sequence[Source], out: IO[bytes], progress: Progress) -> None:
+def _run(order: _Order, out: IO[bytes], log: IO[bytes], progress: Progress) -> None:
+    """Run mmdebstrap in such a way that it unmounts and tidies up, also when we are killed.
+
+    It is sent a signal then, its log is a file, because a broken pipe would end it at once, and it
+    holds our lock until it is done.
+    """
     _check_tools()
-    # mmdebstrap tidies up on a signal, and this one comes when we are killed.
-    words = ["setpriv", "--pdeathsig", "TERM", "--", *command(base)]
-    if sources:
+    words = ["setpriv", "--pdeathsig", "TERM", "--", *command(order.base)]
+    if order.sources:
         words.append("-")
-    environment = {**os.environ, "SOURCE_DATE_EPOCH": str(EPOCH), "LC_ALL": "C.UTF-8"}
     with subprocess.Popen(
-        words, stdin=subprocess.PIPE, stdout=out, stderr=subprocess.PIPE, env=environment
+        words,
+        stdin=subprocess.PIPE,
+        stdout=out,
+        stderr=log,
+        env={**os.environ, "SOURCE_DATE_EPOCH": str(EPOCH), "LC_ALL": "C.UTF-8"},
+        pass_fds=[order.lock],
     ) as process:
-        assert process.stdin is not None  # noqa: S101 - for the type checker: both are pipes
-        assert process.stderr is not None  # noqa: S101
-        process.stdin.write("\n".join(source.stanza() for source in sources).encode())
+        assert process.stdin is not None  # noqa: S101 - for the type checker: it is a pipe
+        process.stdin.write("\n".join(source.stanza() for source in order.sources).encode())
         process.stdin.close()
-        last = _follow(process.stderr, progress)
+        last = _follow(process, Path(log.name), progress)
     if process.returncode:
         raise BaseError(
             f"mmdebstrap failed: {_reason(last)}",
-            where=str(base),
-            hint=_hint(base, sources),
+            where=str(order.base),
+            hint=_hint(order.base, order.sources),
         )
 
 
-def _follow(stream: IO[bytes], progress: Progress) -> list[str]:
+def _follow(process: subprocess.Popen[bytes], log: Path, progress: Progress) -> list[str]:
+    """Show what a log says until the process ends, and give the last lines."""
     last: deque[str] = deque(maxlen=_TAIL)
-    for line in stream:
-        # apt redraws one line with carriage returns
-        text = line.decode(errors="replace").rsplit("\r", 1)[-1].strip()
-        if text:
-            text = _CREDENTIALS.sub("//", text)
-            last.append(text)
-            progress.detail(text.removeprefix("I: "))
+    with log.open(encoding="utf-8", errors="replace", newline="") as lines:
+        running = True
+        while running:
+            running = process.poll() is None
+            for text in re.split(r"[\r\n]+", lines.read()):
+                if text.strip():
+                    last.append(_CREDENTIALS.sub("//", text.strip()))
+                    progress.detail(last[-1].removeprefix("I: "))
+            time.sleep(_PAUSE if running else 0)
     return list(last)
 
 

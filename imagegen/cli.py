@@ -154,17 +154,18 @@ def _print_built(built: building.Built) -> None:
         if built.fresh
         else "nothing has changed: the image stands already"
     )
-    rows = [
-        ("image", plan.reference),
-        ("also", f"{plan.repository}:{building.LATEST}"),
-        ("digest", built.image.id),
-        ("base", plan.base.name),
-        ("target", plan.target),
-        ("installed", plural(len(plan.install), "package")),
-        ("wheels", f"{len(plan.stock)}, {human_size(plan.size)}"),
-        ("size", human_size(built.image.size)),
-    ]
-    print_table("", ("", ""), rows)
+    lines = {
+        "image": plan.reference,
+        "also": f"{plan.repository}:{building.LATEST}",
+        "digest": built.image.id,
+        "base": plan.base.name,
+        "target": plan.target,
+        "installed": plural(len(plan.install), "package"),
+        "wheels": f"{len(plan.stock)}, {human_size(plan.size)}",
+        "size": human_size(built.image.size),
+    }
+    for name, value in lines.items():
+        typer.echo(f"{name:<10} {value}")
     say(f"next: imagegen verify {plan.name}; or docker run --rm -it --network none {plan.reference}")
 
 

@@ -172,7 +172,7 @@ def _follow(events: Iterator[dict[str, Any]], reference: str, progress: Progress
     for event in events:
         for line in str(event.get("stream", "")).splitlines():
             if line.startswith("Step "):
-                step = line.removeprefix("Step ").replace(" :", "", 1)
+                step = " ".join(line.removeprefix("Step ").replace(" :", "", 1).split())
                 progress.step(f"  {step}"[:110])
                 last.clear()
             elif line.strip() and not line.startswith(" --->"):

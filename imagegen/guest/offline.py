@@ -13,11 +13,11 @@ HOME = "/opt/lockstock"
 _CAPTURED = {"add", "build", "export", "lock", "pip", "remove", "sync", "tree"}
 _PIP_FILES = ("__main__.py", "__pip-runner__.py")
 _NOT_FOUND = "No matching distribution found for "
-_VERSIONS = "Could not find a "
+_NEEDLESS = ("Could not find a ", "Looking in links: ")
 _UV_MISSING = (
     r"Because (\S+) was not found in the provided package locations",
     r"there is no version of (\S+) and",
-    r"[Oo]nly (?:the following versions of )?(\S+) (?:is|are) available",
+    r"only .+? (?:is|are) available.*? (?:requires?|depends on) (\S+?),",
     r"requested data wasn't found in the cache: (\S+)",
 )
 _TAIL = 65536
@@ -67,7 +67,7 @@ def _rewrite_records() -> None:
     def record(*args: object, **kwargs: object) -> logging.LogRecord:
         made = make(*args, **kwargs)
         text = made.msg if made.name.startswith("pip.") and isinstance(made.msg, str) else ""
-        if text.startswith(_VERSIONS):
+        if text.startswith(_NEEDLESS):
             made.levelno, made.levelname = logging.DEBUG, "DEBUG"
         elif text.startswith(_NOT_FOUND):
             made.msg, made.args = "%s", (explain(text[len(_NOT_FOUND) :]),)
