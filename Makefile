@@ -23,8 +23,8 @@ lint:  ## Check style and types
 
 bench:  ## Measure against peers (minutes; needs the network)
 	@sh .ci/prepare test
-	$(PYTHON) benchmarks/refresh.py
-	$(PYTHON) benchmarks/build.py
+	$(PYTHON) -m benchmarks.refresh
+	$(PYTHON) -m benchmarks.build
 
 clean:  ## Remove the environment and the examples' mirrors
 	rm -rf .venv examples/*/.lockstock .coverage* .mypy_cache .pytest_cache .ruff_cache

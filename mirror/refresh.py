@@ -130,7 +130,7 @@ async def _stock(
     async with AsyncExitStack() as stack:
         stockist = Stockist(config, layout, layout.snapshots.current(), stack)
         orders = _orders(config, locks)
-        first = await stockist.stock(orders, begin)
+        first, _ = await asyncio.gather(stockist.stock(orders, begin), _resolve_early(config, layout, locks))
         more = await asyncio.to_thread(_build_orders, config, layout, locks, first)
         second = await stockist.stock(more, begin)
     snapshot = Snapshot.of(
@@ -145,6 +145,14 @@ async def _stock(
 def _orders(config: Config, locks: Iterable[LockText]) -> list[Order]:
     folder = config.file.parent
     return [Order(record=text.record(folder), lock=text.parse(), targets=config.targets) for text in locks]
+
+
+async def _resolve_early(config: Config, layout: Layout, locks: Iterable[LockText]) -> None:
+    """Resolve what is known before anything is fetched, while it is fetched."""
+    resolver = BuildLocks(folder=layout.build_locks, upstream=config.upstream)
+    sets = {config.tools, *(lock.project_requires for lock in locks)} - {()}
+    jobs = [(requires, target) for requires in sets for target in config.targets]
+    await asyncio.gather(*(asyncio.to_thread(resolver.resolve, *job) for job in jobs))
 
 
 def _build_orders(config: Config, layout: Layout, locks: Iterable[LockText], shelf: Shelf) -> list[Order]:

@@ -152,6 +152,8 @@ async def _attempt(attempt: Callable[[], Awaitable[_T]], url: str) -> _T:
         raise TruncatedError(
             f"the upstream stopped in the middle: {error}", where=redact(url), hint="run the refresh again"
         ) from error
+    except httpx.UnsupportedProtocol as error:
+        raise UpstreamError(f"cannot be fetched: {error}", where=redact(url)) from error
     except httpx.TransportError as error:
         raise _UnreachableError(
             f"cannot be reached: {str(error) or type(error).__name__}",

@@ -12,10 +12,11 @@ from netrc import NetrcParseError, netrc
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies
 
+import httpcore
 import httpx
 
 from mirror.errors import UpstreamError
-from mirror.upstream.settings import UpstreamSettings, redact
+from mirror.upstream.settings import UpstreamSettings
 
 _USER_AGENT = "lockstock"
 
@@ -23,23 +24,45 @@ _USER_AGENT = "lockstock"
 @asynccontextmanager
 async def http_client(settings: UpstreamSettings, concurrency: int) -> AsyncIterator[httpx.AsyncClient]:
     """Open the client. `concurrency` is the most connections at a time."""
-    guard = _AddressGuard(settings)
+    context = _tls(settings)
+    dialer = _Dialer(settings)
+    insecure = {
+        f"https://{host}": _transport(_unchecked(), dialer, concurrency) for host in settings.trusted_hosts
+    }
+    # Behind a proxy, names are the proxy's to look up and addresses its to refuse.
+    proxied = settings.proxy is not None or any(name in getproxies() for name in ("http", "https", "all"))
     async with httpx.AsyncClient(
-        verify=_tls(settings),
+        verify=context,
         proxy=settings.proxy,
-        mounts={
-            f"https://{host}": httpx.AsyncHTTPTransport(verify=False, proxy=settings.proxy)
-            for host in settings.trusted_hosts
-        },
+        transport=None if proxied else _transport(context, dialer, concurrency),
+        mounts=None if proxied else insecure,
         timeout=httpx.Timeout(settings.timeout),
-        limits=httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
         follow_redirects=True,
         max_redirects=5,
         auth=_HostAuth(settings.indexes),
         headers={"User-Agent": _USER_AGENT},
-        event_hooks={"request": [guard.check]},
     ) as client:
         yield client
+
+
+def _transport(context: ssl.SSLContext, dialer: _Dialer, concurrency: int) -> httpx.AsyncHTTPTransport:
+    transport = httpx.AsyncHTTPTransport(verify=context)
+    # httpx has no argument for the network backend, so its pool is replaced by one that has.
+    transport._pool = httpcore.AsyncConnectionPool(
+        ssl_context=context,
+        max_connections=concurrency,
+        max_keepalive_connections=concurrency,
+        network_backend=dialer,
+    )
+    return transport
+
+
+def _unchecked() -> ssl.SSLContext:
+    """Make the context for what pip calls trusted hosts: their certificates are not verified."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 def _tls(settings: UpstreamSettings) -> ssl.SSLContext:
@@ -81,44 +104,63 @@ class _HostAuth(httpx.Auth):
             yield request
 
 
-class _AddressGuard:
-    """Refuses requests that an index's page or a redirect aims at private addresses.
+class _Dialer(httpcore.AsyncNetworkBackend):
+    """Looks each name up once, and dials only addresses that may be dialled.
 
-    Hosts that the user's own settings name are trusted, and an upstream that is itself private
-    may name its private neighbours. Behind a proxy names are the proxy's to resolve.
+    Hosts that the user's own settings name are trusted; an index's page or a redirect may lead to
+    a private address only if the upstream is itself private. What was checked is what is dialled,
+    so that a name which changes its address between the two gains nothing.
     """
 
     def __init__(self, settings: UpstreamSettings) -> None:
-        self._named = {urlsplit(url).hostname for url in settings.indexes}
-        self._proxied = settings.proxy is not None or any(
-            name in getproxies() for name in ("http", "https", "all")
-        )
-        self._verdicts: dict[str, bool] = {}
-        self._upstream_is_private: bool | None = None
+        self._named = {host for url in settings.indexes if (host := urlsplit(url).hostname)}
+        self._backend = httpcore.AnyIOBackend()
+        self._lookups: dict[str, asyncio.Task[list[str]]] = {}
 
-    async def check(self, request: httpx.Request) -> None:
-        if request.url.scheme not in ("http", "https"):
-            raise UpstreamError(
-                f"{request.url.scheme} is not a scheme to fetch from", where=redact(str(request.url))
-            )
-        host = request.url.host
-        if host in self._named or self._proxied or not await self._private(host):
-            return
-        if self._upstream_is_private is None:
-            hosts = [name for name in self._named if name]
-            self._upstream_is_private = any([await self._private(name) for name in hosts])
-        if not self._upstream_is_private:
-            raise UpstreamError(
-                "a public index sends us to a private address",
-                where=redact(str(request.url)),
-                hint="not followed",
-            )
-
-    async def _private(self, host: str) -> bool:
-        if host not in self._verdicts:
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        addresses = await self._checked(host)
+        for last, address in enumerate(addresses, 1):
             try:
-                found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
-            except OSError:
-                return False  # the request itself will say that the name is unknown
-            self._verdicts[host] = any(not ipaddress.ip_address(item[4][0]).is_global for item in found)
-        return self._verdicts[host]
+                return await self._backend.connect_tcp(address, port, timeout, local_address, socket_options)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout):
+                if last == len(addresses):
+                    raise
+        raise httpcore.ConnectError(f"{host} has no address")
+
+    async def sleep(self, seconds: float) -> None:
+        await self._backend.sleep(seconds)
+
+    async def _checked(self, host: str) -> list[str]:
+        addresses = await self._look_up(host)
+        if host in self._named or not any(map(_is_private, addresses)):
+            return addresses
+        own = [address for name in sorted(self._named) for address in await self._look_up(name)]
+        if not any(map(_is_private, own)):
+            raise UpstreamError(
+                "a public index sends us to a private address", where=host, hint="not followed"
+            )
+        return addresses
+
+    async def _look_up(self, host: str) -> list[str]:
+        if host not in self._lookups:
+            self._lookups[host] = asyncio.create_task(_addresses(host))
+        return await self._lookups[host]
+
+
+async def _addresses(host: str) -> list[str]:
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise httpcore.ConnectError(f"{host}: {error.strerror or error}") from error
+    return list(dict.fromkeys(str(item[4][0]) for item in found))
+
+
+def _is_private(address: str) -> bool:
+    return not ipaddress.ip_address(address.partition("%")[0]).is_global

@@ -10,7 +10,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from packaging.utils import canonicalize_name
+from packaging.utils import (
+    InvalidSdistFilename,
+    InvalidWheelFilename,
+    canonicalize_name,
+    parse_sdist_filename,
+    parse_wheel_filename,
+)
 from packaging.version import InvalidVersion, Version
 
 from lockfiles.errors import LockstockError
@@ -20,7 +26,7 @@ from mirror.store import write_atomically
 from mirror.upstream.fetch import get
 from mirror.upstream.session import Upstream
 from mirror.upstream.settings import redact
-from mirror.upstream.simple import ACCEPT, file_version, parse_page
+from mirror.upstream.simple import ACCEPT, Wanted, file_version, parse_page
 
 
 def is_located(package: Package) -> bool:
@@ -87,18 +93,22 @@ async def locate(packages: Iterable[Package], upstream: Upstream, known: Located
 async def _ask(package: Package, upstream: Upstream) -> tuple[Artifact, ...]:
     """Go through the indexes until every locked digest has its file, or none is left to ask."""
     allowed = _allowed(package)
+    wanted_version = _version(package.version or "")
+    names: list[str] = []
     found: dict[str, Artifact] = {}
-    seen: list[Artifact] = []
+
+    def wanted(filename: str) -> bool:
+        names.append(filename)
+        return wanted_version is not None and file_version(filename, package.name) == wanted_version
+
     for index in (*upstream.settings.indexes, *upstream.settings.find_links):
-        page = await _page(upstream, index, package.name)
-        seen += page
-        for file in page:
-            if _is_of(file, package) and (not file.digests or allowed & set(file.digests)):
+        for file in await _page(upstream, index, package.name, wanted):
+            if _is_whole(file) and (not file.digests or allowed & set(file.digests)):
                 found.setdefault(file.filename, file)
         if allowed <= {digest for file in found.values() for digest in file.digests}:
             break
     if not found:
-        raise _not_found(package, seen)
+        raise _not_found(package, names)
     return tuple(sorted(found.values(), key=lambda file: file.filename))
 
 
@@ -107,9 +117,16 @@ def _allowed(package: Package) -> frozenset[Digest]:
     return frozenset((*package.digests, *named))
 
 
-def _is_of(file: Artifact, package: Package) -> bool:
-    version = file_version(file.filename, package.name)
-    return version is not None and package.version is not None and version == _version(package.version)
+def _is_whole(file: Artifact) -> bool:
+    """Say whether the name is a whole wheel's or sdist's; indexes hold other things, too."""
+    try:
+        if file.filename.endswith(".whl"):
+            parse_wheel_filename(file.filename)
+        else:
+            parse_sdist_filename(file.filename)
+    except (InvalidWheelFilename, InvalidSdistFilename):
+        return False
+    return True
 
 
 def _version(text: str) -> Version | None:
@@ -119,8 +136,8 @@ def _version(text: str) -> Version | None:
         return None
 
 
-def _not_found(package: Package, seen: list[Artifact]) -> LockstockError:
-    versions = sorted({v for file in seen if (v := file_version(file.filename, package.name))})
+def _not_found(package: Package, names: Iterable[str]) -> LockstockError:
+    versions = sorted({v for name in names if (v := file_version(name, package.name))})
     if not versions:
         return NotFoundUpstreamError(
             "no index has a package of this name",
@@ -141,32 +158,34 @@ def _not_found(package: Package, seen: list[Artifact]) -> LockstockError:
     )
 
 
-async def _page(upstream: Upstream, index: str, name: str) -> tuple[Artifact, ...]:
-    """Give the files that an index has of a project; none where it does not know it."""
+async def _page(upstream: Upstream, index: str, name: str, wanted: Wanted) -> tuple[Artifact, ...]:
+    """Give the wanted files that an index has of a project; none where it does not know it."""
     if index in upstream.settings.find_links:
-        return _in_folder(index, name)
+        return _in_folder(index, wanted)
     url = f"{index.rstrip('/')}/{canonicalize_name(name)}/"
     if urlsplit(url).scheme == "file":
-        return _in_local_index(url)
+        return _in_local_index(url, wanted)
     async with upstream.gate:
         response = await get(upstream.client, url, upstream.retries, headers={"Accept": ACCEPT})
     if response is None:
         return ()
     try:
-        return parse_page(response.headers.get("content-type", ""), response.content, str(response.url))
+        return parse_page(
+            response.headers.get("content-type", ""), response.content, str(response.url), wanted
+        )
     except ValueError as error:
         raise UpstreamError(f"the answer cannot be used: {error}", where=redact(url)) from error
 
 
-def _in_local_index(url: str) -> tuple[Artifact, ...]:
+def _in_local_index(url: str, wanted: Wanted) -> tuple[Artifact, ...]:
     try:
-        return parse_page("text/html", (local_path(url) / "index.html").read_bytes(), url)
+        return parse_page("text/html", (local_path(url) / "index.html").read_bytes(), url, wanted)
     except OSError:
         return ()
 
 
-def _in_folder(link: str, name: str) -> tuple[Artifact, ...]:
-    """Give the files of a project in a find-links folder, hashed here since nobody else did."""
+def _in_folder(link: str, wanted: Wanted) -> tuple[Artifact, ...]:
+    """Give the wanted files of a find-links folder, hashed here since nobody else did."""
     folder = local_path(link)
     return tuple(
         Artifact(
@@ -176,7 +195,7 @@ def _in_folder(link: str, name: str) -> tuple[Artifact, ...]:
             size=file.stat().st_size,
         )
         for file in sorted(folder.iterdir() if folder.is_dir() else ())
-        if file_version(file.name, name)
+        if wanted(file.name)
     )
 
 

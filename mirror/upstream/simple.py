@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import lru_cache
 from html.parser import HTMLParser
 from typing import Any
-from urllib.parse import unquote, urldefrag, urljoin, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 
 from packaging.utils import (
     InvalidSdistFilename,
-    InvalidWheelFilename,
     canonicalize_name,
     parse_sdist_filename,
-    parse_wheel_filename,
 )
-from packaging.version import Version
+from packaging.version import InvalidVersion, Version
 
 from lockfiles.model import Artifact, Digest
 
@@ -24,16 +23,22 @@ _REMOTE = ("http", "https")
 ACCEPT = f"{JSON_TYPE}, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
 
 
-def parse_page(content_type: str, body: bytes, url: str) -> tuple[Artifact, ...]:
-    """Read a project's page, found at `url`. Raises ValueError when it is not one.
+Wanted = Callable[[str], bool]
 
-    A page that came over the network cannot name files of this machine.
+
+def parse_page(
+    content_type: str, body: bytes, url: str, wanted: Wanted = lambda filename: True
+) -> tuple[Artifact, ...]:
+    """Read the files of a project's page, found at `url`, whose names are wanted.
+
+    A page that came over the network cannot name files of this machine. Raises ValueError when it
+    is not a page.
     """
     kind = content_type.partition(";")[0].strip().lower()
     if kind.endswith("json"):
-        files = _from_json(body, url)
+        files = _from_json(body, url, wanted)
     elif kind in ("text/html", "application/vnd.pypi.simple.v1+html", ""):
-        files = _from_html(body, url)
+        files = _from_html(body, url, wanted)
     else:
         raise ValueError(f"{kind} is not a page of a package index")
     schemes = _REMOTE if urlsplit(url).scheme in _REMOTE else ("file", *_REMOTE)
@@ -44,19 +49,26 @@ def file_version(filename: str, project: str) -> Version | None:
     """Give the version in a wheel's or sdist's name; None when it is not a file of `project`."""
     try:
         if filename.endswith(".whl"):
-            name, version, _, _ = parse_wheel_filename(filename)
+            name, version = _of_wheel(*filename.split("-")[:2])
         else:
             name, version = parse_sdist_filename(filename)
-    except (InvalidWheelFilename, InvalidSdistFilename):
+    except (InvalidSdistFilename, InvalidVersion, TypeError):
         return None
     return version if name == canonicalize_name(project) else None
 
 
-def _from_json(body: bytes, url: str) -> Iterator[Artifact]:
+@lru_cache(maxsize=4096)
+def _of_wheel(name: str, version: str) -> tuple[str, Version]:
+    """Read the start of a wheel's name; a page repeats it for every platform."""
+    return canonicalize_name(name), Version(version)
+
+
+def _from_json(body: bytes, url: str, wanted: Wanted) -> Iterator[Artifact]:
     try:
         page = json.loads(body)
         for file in page["files"]:
-            yield _artifact(file["filename"], urljoin(url, file["url"]), file)
+            if wanted(file["filename"]):
+                yield _artifact(file["filename"], urljoin(url, file["url"]), file)
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"not PEP 691: {type(error).__name__} {error}") from error
 
@@ -84,17 +96,19 @@ def _digests(items: Any) -> tuple[Digest, ...]:
     return tuple(sorted(found))
 
 
-def _from_html(body: bytes, url: str) -> Iterator[Artifact]:
+def _from_html(body: bytes, url: str, wanted: Wanted) -> Iterator[Artifact]:
     page = _Anchors()
     page.feed(body.decode("utf-8", errors="replace"))
     base = urljoin(url, page.base) if page.base else url
     for attributes in page.anchors:
-        link, fragment = urldefrag(urljoin(base, attributes.get("href") or ""))
-        filename = unquote(urlsplit(link).path.rpartition("/")[2])
+        reference, _, fragment = (attributes.get("href") or "").partition("#")
+        filename = unquote(reference.partition("?")[0].rpartition("/")[2])
+        if not wanted(filename):
+            continue
         algorithm, separator, value = fragment.partition("=")
         yield Artifact(
             filename=filename,
-            url=link,
+            url=urljoin(base, reference),
             digests=_digests([(algorithm, value)] if separator else []),
             requires_python=attributes.get("data-requires-python") or None,
             yanked="data-yanked" in attributes,
