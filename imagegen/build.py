@@ -16,7 +16,7 @@ from imagegen.plan import REPOSITORY, Base, ImagePlan, make_plan
 from imagegen.spec import DebianBase, ImageSpec, choose_target
 from lockfiles.target import Target
 from mirror.config import Config
-from mirror.inputs import read_locks
+from mirror.inputs import outdated
 from mirror.layout import Layout
 from mirror.snapshot import Snapshot
 
@@ -67,14 +67,9 @@ def render(config: Config, spec: ImageSpec, folder: Path, progress: Progress) ->
     return draft.plan
 
 
-def outdated_locks(config: Config, spec: ImageSpec) -> list[str]:
+def outdated_locks(config: Config, spec: ImageSpec) -> tuple[str, ...]:
     """Name the lock-files of an image that are no longer what the snapshot was made from."""
-    stocked = {lock.name: lock.sha256 for lock in _snapshot(config).locks}
-    return [
-        str(lock.spec.path)
-        for lock in read_locks(config)
-        if lock.spec.name in spec.locks and lock.sha256 != stocked.get(lock.spec.name)
-    ]
+    return outdated(config, _snapshot(config), spec.locks)
 
 
 def check_base(facts: Facts, base: Base, target: Target) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,12 +23,13 @@ from mirror.console import (
     print_table,
     say,
 )
+from mirror.errors import PartialError
 from mirror.layout import Layout
-from mirror.plan import Plan
 from mirror.publish import devpi, devpi_server
-from mirror.publish.check import check_index
 from mirror.snapshot import Snapshot
-from mirror.upstream.fetch import Advance
+
+if TYPE_CHECKING:
+    from mirror.plan import Plan
 
 app = typer.Typer(
     name="mirror",
@@ -74,7 +76,7 @@ def refresh(
     else:
         with download_progress() as progress:
 
-            def begin(plan: Plan) -> Advance:
+            def begin(plan: Plan) -> Callable[[int], None]:
                 size = f", {human_size(plan.fetch_size)}" if plan.fetch_size else ""
                 say(f"fetching {plural(len(plan.fetch), 'file')}{size}")
                 return partial(progress.advance, progress.add_task("fetching", total=plan.fetch_size or None))
@@ -84,6 +86,7 @@ def refresh(
         print_json(asdict(report))
     else:
         _print_report(report, loaded, dry_run=dry_run)
+    _raise_failed(report)
 
 
 @app.command()
@@ -127,8 +130,19 @@ def _publish(config: configuration.Config, name: str, snapshot: Snapshot) -> Non
     published = devpi.publish(layout.devpi, name, snapshot, layout.store)
     devpi.prune(layout.devpi, {*layout.snapshots.names(), name})
     if published.changed:
+        from mirror.publish.check import check_index  # its HTTP client takes long to import
+
         with devpi_server.start(layout.devpi, config.port) as server:
             check_index(server.index_url, snapshot)
+
+
+def _raise_failed(report: refreshing.Report) -> None:
+    """Tell each lock that failed, and end with an exit code that says so."""
+    for lock in report.failed:
+        say(f"{lock.name}: {lock.reason}" + (f"\n  {lock.hint}" if lock.hint else ""))
+    if report.failed:
+        names = ", ".join(lock.name for lock in report.failed)
+        raise PartialError(f"{plural(len(report.failed), 'lock')} could not be met: {names}")
 
 
 def _summary(name: str, snapshot: Snapshot, current: str | None) -> dict[str, object]:

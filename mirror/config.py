@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import platform
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast, get_args
+
+from packaging.utils import canonicalize_name
 
 from lockfiles.document import Table, parse_toml
 from lockfiles.errors import ConfigError
+from lockfiles.select import Sdists, SdistUse
 from lockfiles.target import Target
 
 DEFAULT_FILE = Path("lockstock.toml")
@@ -18,16 +22,34 @@ _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LockSpec:
-    """A lock to stock.
+class GitOrigin:
+    """A repository to read locks from, at a branch, tag or commit. The URL may hold credentials."""
 
-    `project` is the folder of the user's own code that is built from source in the sandbox, so
-    that its build requirements are stocked too.
+    url: str
+    ref: str = "HEAD"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LockSpec:
+    """A lock to stock, or with a pattern in `path` any number of them.
+
+    `path` and `project` are below `git`'s top folder, or else absolute or relative to the current
+    one. `project` is the folder of the user's own code that is built from source in the sandbox,
+    so that its build requirements are stocked too. `groups` None are those of the lock's own tool.
     """
 
     name: str
     path: Path
     project: Path | None = None
+    git: GitOrigin | None = None
+    extras: tuple[str, ...] = ()
+    groups: tuple[str, ...] | None = None
+    sdists: Sdists = field(default_factory=Sdists)
+
+    @property
+    def is_pattern(self) -> bool:
+        """Whether `path` stands for any number of locks."""
+        return any(character in str(self.path) for character in "*?[")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,14 +137,46 @@ def existing(table: Table, key: str, folder: Path, relative: str, *, want_folder
 
 def _lock(name: str, table: Table, folder: Path) -> LockSpec:
     check_name(table, name)
-    path = existing(table, "path", folder, table.string("path"))
-    project = table.string("project", None)
-    table.finish()
-    return LockSpec(
+    git = _git(table)
+    path, project = table.string("path"), table.string("project", None)
+    groups = table.strings("groups", ()) if "groups" in table.value else None
+    top = Path() if git else folder
+    spec = LockSpec(
         name=name,
-        path=path,
-        project=existing(table, "project", folder, project, want_folder=True) if project else None,
+        path=top / path,
+        project=top / project if project else None,
+        git=git,
+        extras=table.strings("extras", ()),
+        groups=groups,
+        sdists=_sdists(table),
     )
+    table.finish()
+    if git is None and not spec.is_pattern:
+        existing(table, "path", folder, path)
+    if git is None and project:
+        existing(table, "project", folder, project, want_folder=True)
+    return spec
+
+
+def _git(table: Table) -> GitOrigin | None:
+    url, ref = table.string("git", None), table.string("ref", None)
+    if url is None and ref is not None:
+        raise table.fault("ref", "has a meaning only together with `git`")
+    if (url or "").startswith("-") or (ref or "").startswith("-"):
+        raise table.fault("git", "may not begin with a dash")
+    return GitOrigin(url=url, ref=ref or "HEAD") if url else None
+
+
+def _sdists(table: Table) -> Sdists:
+    """Read `sdists` and `sdists_of`: when sdists are taken, in general and for single packages."""
+    uses = get_args(SdistUse)
+    overrides = table.string_map("sdists_of")
+    default = table.string("sdists", "fallback")
+    for key, use in (("sdists", default), *(("sdists_of", use) for use in overrides.values())):
+        if use not in uses:
+            raise table.fault(key, f"must be one of {', '.join(uses)}")
+    packages = {str(canonicalize_name(name)): cast("SdistUse", use) for name, use in overrides.items()}
+    return Sdists(default=cast("SdistUse", default), packages=packages)
 
 
 def _targets(table: Table) -> tuple[Target, ...]:

@@ -42,6 +42,13 @@ class ResolutionError(LockstockError):
     exit_code = 25
 
 
+class PartialError(LockstockError):
+    """Some locks could not be met; the others were refreshed."""
+
+    exit_code = 26
+    usual_hint = "the others are refreshed; each failed lock is served as it was before, if it was"
+
+
 class DiskFullError(LockstockError):
     """There is no room left for what has to be written."""
 
@@ -64,3 +71,16 @@ class RegistryError(LockstockError):
     """devpi does not start, does not answer, or refuses what is published."""
 
     exit_code = 33
+
+
+class DamageError(LockstockError):
+    """Files of the mirror are not what they were when they were stocked."""
+
+    exit_code = 34
+    usual_hint = "`mirror verify --repair` fetches again what the snapshots name"
+
+
+class BundleError(LockstockError):
+    """A bundle is damaged, incomplete, or builds on what this mirror does not hold."""
+
+    exit_code = 35

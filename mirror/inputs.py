@@ -1,4 +1,4 @@
-"""The lock-files as they are on disk, and one digest of all that decides what a refresh stocks."""
+"""The lock-files as they are, on disk or in git, and one digest of all that decides what is stocked."""
 
 from __future__ import annotations
 
@@ -6,18 +6,22 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
 
-from lockfiles.errors import LockError
-from lockfiles.formats import detect, parse
+from lockfiles.errors import LockError, LockstockError
+from lockfiles.formats import FORMATS, detect, parse
 from lockfiles.model import Lock
 from mirror.buildlock import build_requirements
 from mirror.config import Config, LockSpec
-from mirror.snapshot import SCHEMA, LockRecord
+from mirror.git import Checkout, fetch_commit
+from mirror.layout import Layout
+from mirror.snapshot import SCHEMA, LockRecord, Snapshot
 
 _INCLUDE = re.compile(r"(?m)^\s*(?:-r|-c|--requirement|--constraint)[ =]*(\S+)")
+Read = Callable[[str], str]
+Failures = dict[str, LockstockError]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +42,8 @@ class LockText:
         return digest.hexdigest()
 
     def record(self, folder: Path) -> LockRecord:
-        """Describe the lock for a snapshot, with its path from `folder`."""
-        path = os.path.relpath(self.spec.path, folder)
+        """Describe the lock for a snapshot, with its path from `folder` or from its repository's top."""
+        path = self.spec.path.as_posix() if self.spec.git else os.path.relpath(self.spec.path, folder)
         return LockRecord(
             name=self.spec.name, path=path, format=detect(self.spec.path.name, self.text), sha256=self.sha256
         )
@@ -48,10 +52,29 @@ class LockText:
         """Read the lock. Raises LockError."""
         return parse(self.spec.path.name, self.text, self.includes.__getitem__)
 
+    def request(self) -> list[object]:
+        """Give all that decides what is stocked for this lock, as JSON can hold it."""
+        spec = self.spec
+        sdists = [spec.sdists.default, sorted(spec.sdists.packages.items())]
+        return [spec.name, self.sha256, spec.extras, spec.groups, sdists, self.project_requires]
 
-def read_locks(config: Config) -> tuple[LockText, ...]:
-    """Read every lock of the configuration. Raises LockError."""
-    return tuple(_read(spec) for spec in config.locks)
+
+def read_locks(config: Config, layout: Layout) -> tuple[tuple[LockText, ...], Failures]:
+    """Read every lock of the configuration; those that cannot be read, by name with the reason."""
+    found: list[LockText] = []
+    failed: Failures = {}
+    for spec in config.locks:
+        try:
+            expanded = list(_expanded(spec, layout))
+        except LockstockError as error:
+            failed[spec.name] = error
+            continue
+        for one, read in expanded:
+            try:
+                found.append(_read(one, read))
+            except LockstockError as error:
+                failed[one.name] = error
+    return tuple(found), failed
 
 
 def inputs_digest(config: Config, locks: Iterable[LockText]) -> str:
@@ -60,47 +83,106 @@ def inputs_digest(config: Config, locks: Iterable[LockText]) -> str:
         "schema": SCHEMA,
         "targets": [str(target) for target in config.targets],
         "tools": sorted(config.tools),
-        "locks": sorted([lock.spec.name, lock.sha256, *lock.project_requires] for lock in locks),
+        "locks": sorted((lock.request() for lock in locks), key=str),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _read(spec: LockSpec) -> LockText:
-    text = _text(spec.path)
-    includes: dict[str, str] = {}
-    _collect(text, spec.path.parent, "", includes)
-    return LockText(spec=spec, text=text, includes=includes, project_requires=_project_requires(spec.project))
+def outdated(config: Config, snapshot: Snapshot, names: Iterable[str]) -> tuple[str, ...]:
+    """Give the paths of these locks, as far as they lie on disk, that changed since the snapshot."""
+    stocked = {lock.name: lock.sha256 for lock in snapshot.locks}
+    specs = tuple(spec for spec in config.locks if spec.git is None and spec.name in set(names))
+    found, _ = read_locks(replace(config, locks=specs), Layout(config.root))
+    return tuple(str(lock.spec.path) for lock in found if lock.sha256 != stocked.get(lock.spec.name))
 
 
-def _collect(text: str, folder: Path, prefix: str, includes: dict[str, str]) -> None:
+def _expanded(spec: LockSpec, layout: Layout) -> Iterator[tuple[LockSpec, Read]]:
+    """Give the spec, or one for each file that its pattern matches, with what reads its files.
+
+    Locks of a pattern are named NAME/PATH, with the path from where the pattern begins.
+    """
+    checkout = fetch_commit(layout.git, spec.git.url, spec.git.ref) if spec.git else None
+    read = checkout.read if checkout else _read_file
+    if not spec.is_pattern:
+        yield spec, read
+        return
+    pattern, top = spec.path.as_posix(), _fixed_part(spec.path)
+    matches = _in_commit(checkout, pattern) if checkout else _in_folder(top, spec.path)
+    if not matches:
+        raise LockError(
+            f"no file matches {pattern}", where=spec.name, hint="look at `path` in lockstock.toml"
+        )
+    for path in matches:
+        name = f"{spec.name}/{path.relative_to(top).as_posix()}"
+        yield replace(spec, name=name, path=path), read
+
+
+def _fixed_part(pattern: Path) -> Path:
+    parts = pattern.parts
+    first = next(i for i, part in enumerate(parts) if any(c in part for c in "*?["))
+    return Path(*parts[:first])
+
+
+def _in_commit(checkout: Checkout, pattern: str) -> list[Path]:
+    return [Path(name) for name in checkout.files() if PurePosixPath(name).match(pattern)]
+
+
+def _in_folder(top: Path, pattern: Path) -> list[Path]:
+    return sorted(path for path in top.glob(pattern.relative_to(top).as_posix()) if path.is_file())
+
+
+def _read(spec: LockSpec, read: Read) -> LockText:
+    text = _text(spec.path, read)
+    folder = spec.path.parent
+    includes = {
+        name: _text(folder / name, read)
+        for name in FORMATS[detect(spec.path.name, text)].beside
+        if _is_there(folder / name, read)
+    }
+    _collect(text, folder, "", includes, read)
+    return LockText(spec=spec, text=text, includes=includes, project_requires=_project_requires(spec, read))
+
+
+def _collect(text: str, folder: Path, prefix: str, includes: dict[str, str], read: Read) -> None:
     """Read what a requirements file includes, and what that includes, below its folder only."""
     for name in _INCLUDE.findall(text):
-        relative = (Path(prefix) / name).as_posix()
+        relative = os.path.normpath(Path(prefix) / name)
         if relative in includes:
             continue
-        path = folder / relative
-        if not path.resolve().is_relative_to(folder.resolve()):
+        if relative.startswith(("..", "/")):
             raise LockError(
                 f"{name} lies outside of the lock-file's folder", where=str(folder), hint="move it there"
             )
-        includes[relative] = _text(path)
-        _collect(includes[relative], folder, Path(relative).parent.as_posix(), includes)
+        includes[relative] = _text(folder / relative, read)
+        _collect(includes[relative], folder, Path(relative).parent.as_posix(), includes, read)
 
 
-def _text(path: Path) -> str:
+def _read_file(path: str) -> str:
+    return Path(path).read_text(encoding="utf-8")
+
+
+def _is_there(path: Path, read: Read) -> bool:
     try:
-        return path.read_text(encoding="utf-8")
+        read(path.as_posix())
+    except OSError:
+        return False
+    return True
+
+
+def _text(path: Path, read: Read) -> str:
+    try:
+        return read(path.as_posix())
     except UnicodeDecodeError as error:
         raise LockError("not UTF-8 text", where=str(path)) from error
     except OSError as error:
         raise LockError(f"cannot be read: {error.strerror}", where=str(path)) from error
 
 
-def _project_requires(project: Path | None) -> tuple[str, ...]:
-    if project is None:
+def _project_requires(spec: LockSpec, read: Read) -> tuple[str, ...]:
+    if spec.project is None:
         return ()
-    file = project / "pyproject.toml"
+    file = spec.project / "pyproject.toml"
     try:
-        return build_requirements(_text(file) if file.exists() else None)
+        return build_requirements(_text(file, read) if _is_there(file, read) else None)
     except ValueError as error:
         raise LockError(str(error), where=str(file)) from error

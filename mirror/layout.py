@@ -40,6 +40,11 @@ class Layout:
         return self.root / "cache" / "located"
 
     @property
+    def git(self) -> Path:
+        """Bare clones of the repositories that locks, and packages, come from."""
+        return self.root / "git"
+
+    @property
     def devpi(self) -> Path:
         """The state of devpi-server."""
         return self.root / "devpi"

@@ -28,7 +28,10 @@ class LockRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class Stocked:
-    """One file of one package. `url` says where it came from, without credentials; `size` is in bytes."""
+    """One file of one package. `url` says where it came from, without credentials; `size` is in bytes.
+
+    `tree` is the hash of the git tree that an archive of a repository was made of.
+    """
 
     ecosystem: str
     name: str
@@ -38,6 +41,7 @@ class Stocked:
     size: int
     url: str
     requires_python: str | None = None
+    tree: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -53,13 +57,15 @@ class Selected:
 class Snapshot:
     """What one refresh stocked, for which locks and targets. Equal content, equal bytes.
 
-    `inputs` is the digest of all that decided it: while that is the same, so is the stock.
+    `inputs` is the digest of all that decided it: while that is the same, so is the stock. `stale`
+    names the locks that could not be met and are served as they were before.
     """
 
     locks: tuple[LockRecord, ...]
     artifacts: tuple[Stocked, ...]
     selections: tuple[Selected, ...]
     inputs: str = ""
+    stale: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -68,6 +74,7 @@ class Snapshot:
         artifacts: Iterable[Stocked],
         selections: Iterable[Selected],
         inputs: str = "",
+        stale: Iterable[str] = (),
     ) -> Snapshot:
         """Make a snapshot of parts in any order; each file is listed once."""
         unique = {(a.ecosystem, a.filename, a.sha256): a for a in artifacts}
@@ -76,6 +83,7 @@ class Snapshot:
         )
         return cls(
             inputs=inputs,
+            stale=tuple(sorted(set(stale))),
             locks=tuple(sorted(set(locks))),
             artifacts=tuple(ordered),
             selections=tuple(sorted(set(selections))),
@@ -95,6 +103,7 @@ class Snapshot:
                 raise ValueError(f"schema {content['schema']} is not {SCHEMA}")
             return cls(
                 inputs=content["inputs"],
+                stale=tuple(content["stale"]),
                 locks=tuple(LockRecord(**item) for item in content["locks"]),
                 artifacts=tuple(Stocked(**item) for item in content["artifacts"]),
                 selections=tuple(_selected(item) for item in content["selections"]),
@@ -114,13 +123,28 @@ class Snapshot:
 
     def chosen(self, locks: Iterable[str], target: str) -> tuple[Stocked, ...]:
         """Give the files that `target` takes of these locks, sorted by name."""
-        names = set(locks)
-        wanted = {d for s in self.selections if s.lock in names and s.target == target for d in s.artifacts}
+        names = tuple(locks)
+        wanted = {
+            digest
+            for selected in self.selections
+            if selected.target == target and any(covers(name, selected.lock) for name in names)
+            for digest in selected.artifacts
+        }
         return tuple(a for a in self.artifacts if a.sha256 in wanted)
 
     def of_ecosystem(self, ecosystem: Ecosystem) -> tuple[Stocked, ...]:
-        """Give the files of one ecosystem, sorted by name."""
-        return tuple(a for a in self.artifacts if a.ecosystem == ecosystem)
+        """Give the files that an index of the ecosystem can show, sorted by name.
+
+        Archives of repositories have no name that an index knows.
+        """
+        return tuple(a for a in self.artifacts if a.ecosystem == ecosystem and a.tree is None)
+
+
+def covers(wanted: str, lock: str) -> bool:
+    """Say whether the lock is the wanted one, or one of those that its pattern stands for (`mono/…`)."""
+    name, _, companion = wanted.partition(":")
+    found, _, its_companion = lock.partition(":")
+    return companion == its_companion and (found == name or found.startswith(f"{name}/"))
 
 
 def _selected(item: dict[str, Any]) -> Selected:

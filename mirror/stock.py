@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+from lockfiles.closure import required
 from lockfiles.errors import LockError, LockstockError
-from lockfiles.model import Lock, Package
-from lockfiles.select import Selection, applies, select
+from lockfiles.model import Lock
+from lockfiles.select import Sdists, Selection, select
 from lockfiles.target import Target
 from mirror.config import Config
 from mirror.layout import Layout
@@ -26,21 +27,34 @@ Begin = Callable[[Plan], Advance]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """A lock to stock, as the snapshot records it, for some targets."""
+    """A lock to stock, as the snapshot records it, for some targets, with what is chosen of it."""
 
     record: LockRecord
     lock: Lock
     targets: tuple[Target, ...]
+    extras: tuple[str, ...] = ()
+    groups: tuple[str, ...] | None = None
+    sdists: Sdists = field(default_factory=Sdists)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """What is to do for some orders; `failed` are the locks that cannot be met, by name."""
+
+    plan: Plan
+    selections: tuple[tuple[Order, Selection], ...]
+    failed: dict[str, LockstockError]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shelf:
-    """What was stocked for some orders."""
+    """What was stocked for some orders, and what was fetched for it (bytes)."""
 
-    plan: Plan
     artifacts: tuple[Stocked, ...]
     selections: tuple[Selected, ...]
+    fetched: int
     fetched_size: int
+    failed: dict[str, LockstockError]
 
 
 class Stockist:
@@ -56,40 +70,67 @@ class Stockist:
         self._stack = stack
         self._connection: Upstream | None = None
 
-    async def plan(self, orders: Iterable[Order]) -> tuple[Plan, list[tuple[Order, Selection]]]:
-        """Locate and select. Raises NoMatchingArtifactError and what the upstreams' errors are."""
-        selections = []
+    async def plan(self, orders: Iterable[Order]) -> Planned:
+        """Locate and select; an order that cannot be met fails alone."""
+        selections: list[tuple[Order, Selection]] = []
+        failed: dict[str, LockstockError] = {}
         for order in orders:
-            located = await self._located(order)
-            selections += [(order, select(located, target)) for target in order.targets]
-        return make_plan((selection for _, selection in selections), self._held), selections
+            try:
+                selections += await self._selections(order)
+            except LockstockError as error:
+                failed[order.record.name] = error
+        plan = make_plan((selection for _, selection in selections), self._held)
+        return Planned(plan=plan, selections=tuple(selections), failed=failed)
 
     async def stock(self, orders: Iterable[Order], begin: Begin) -> Shelf:
         """Fetch what is missing; `begin` is told the plan and gives what counts the bytes."""
-        plan, selections = await self.plan(orders)
-        fetched = await self._fetch_all(plan.fetch, begin(plan)) if plan.fetch else {}
+        planned = await self.plan(orders)
+        plan = planned.plan
+        results = await self._fetch_all(plan.fetch, begin(plan)) if plan.fetch else {}
+        fetched = {wanted: result for wanted, result in results.items() if isinstance(result, str)}
+        errors = {wanted.key: r for wanted, r in results.items() if isinstance(r, LockstockError)}
         digests = {wanted.key: sha256 for wanted, sha256 in (*plan.keep, *fetched.items())}
-        stocked = {key: self._stocked(wanted, digests[key]) for wanted in _all(plan) for key in [wanted.key]}
+        held = [*(wanted for wanted, _ in plan.keep), *fetched]
+        stocked = {wanted.key: self._stocked(wanted, digests[wanted.key]) for wanted in held}
+        failed = {**planned.failed, **_hit(planned.selections, errors)}
         return Shelf(
-            plan=plan,
             artifacts=tuple(stocked.values()),
-            selections=tuple(_selected(order, selection, digests) for order, selection in selections),
+            selections=tuple(
+                _selected(o, s, digests) for o, s in planned.selections if o.record.name not in failed
+            ),
+            fetched=len(fetched),
             fetched_size=sum(stocked[wanted.key].size for wanted in fetched),
+            failed=failed,
         )
+
+    async def _selections(self, order: Order) -> list[tuple[Order, Selection]]:
+        located = await self._located(order)
+        return [
+            (order, select(located, target, order.extras, order.groups, order.sdists))
+            for target in order.targets
+        ]
 
     async def _located(self, order: Order) -> Lock:
         """Find the files of the packages that any target takes."""
-        needed = [p for p in order.lock.packages if any(applies(p, target) for target in order.targets)]
-        found: dict[int, Package] = {}
-        for index, package in enumerate(needed):
-            files = None if is_located(package) else self._known.get(package)
-            if is_located(package) or files:
-                found[index] = package if files is None else replace(package, artifacts=files)
-        missing = [index for index in range(len(needed)) if index not in found]
+        needed = {
+            package.key
+            for target in order.targets
+            for package in required(order.lock, target, order.extras, order.groups)
+        }
+        packages = list(order.lock.packages)
+        missing = []
+        for index, package in enumerate(packages):
+            if package.key not in needed or is_located(package):
+                continue
+            if (files := self._known.get(package)) is not None:
+                packages[index] = replace(package, artifacts=files)
+            else:
+                missing.append(index)
         if missing:
-            answers = await locate((needed[i] for i in missing), await self._upstream(), self._known)
-            found.update(zip(missing, answers, strict=True))
-        return replace(order.lock, packages=tuple(found[index] for index in range(len(needed))))
+            answers = await locate([packages[i] for i in missing], await self._upstream(), self._known)
+            for index, answer in zip(missing, answers, strict=True):
+                packages[index] = answer
+        return replace(order.lock, packages=tuple(packages))
 
     def _held(self, wanted: Wanted) -> str | None:
         """Give the sha256 of a held file; an index without digests leaves only the name to go by."""
@@ -99,8 +140,10 @@ class Stockist:
         allowed = {digest.value for digest in wanted.package.digests}
         return sha256 if sha256 in allowed and self._store.holds(sha256) else None
 
-    async def _fetch_all(self, wanted: Iterable[Wanted], advance: Advance) -> dict[Wanted, str]:
-        """Fetch with bounded concurrency. Raises the first error by file name, when all have ended."""
+    async def _fetch_all(
+        self, wanted: Iterable[Wanted], advance: Advance
+    ) -> dict[Wanted, str | LockstockError]:
+        """Fetch with bounded concurrency; give each file's sha256, or why it did not come."""
         upstream = await self._upstream()
 
         async def one(item: Wanted) -> str | LockstockError:
@@ -111,11 +154,7 @@ class Stockist:
                     return error
 
         items = list(wanted)
-        results = dict(zip(items, await asyncio.gather(*map(one, items)), strict=True))
-        failed = {item.label: error for item, error in results.items() if isinstance(error, LockstockError)}
-        if failed:
-            raise failed[min(failed)]
-        return {item: result for item, result in results.items() if isinstance(result, str)}
+        return dict(zip(items, await asyncio.gather(*map(one, items)), strict=True))
 
     async def _fetch(self, upstream: Upstream, item: Wanted, advance: Advance) -> str:
         artifact = item.artifact
@@ -148,8 +187,17 @@ class Stockist:
         )
 
 
-def _all(plan: Plan) -> Iterable[Wanted]:
-    return (*plan.fetch, *(wanted for wanted, _ in plan.keep))
+def _hit(
+    selections: Iterable[tuple[Order, Selection]], errors: Mapping[Key, LockstockError]
+) -> dict[str, LockstockError]:
+    """Name the locks that need a file which did not come, each with its first such file's error."""
+    failed: dict[str, LockstockError] = {}
+    for order, selection in selections:
+        for choice in selection.choices:
+            error = errors.get(Wanted(package=choice.package, artifact=choice.artifact).key)
+            if error:
+                failed.setdefault(order.record.name, error)
+    return failed
 
 
 def _selected(order: Order, selection: Selection, digests: Mapping[Key, str]) -> Selected:

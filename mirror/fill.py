@@ -1,0 +1,215 @@
+"""Fills the store for all locks at once, and gives the snapshot of what they name.
+
+A lock that cannot be met fails alone: the others go on, and it is served as it was before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+from lockfiles.errors import LockError, LockstockError
+from lockfiles.target import Target
+from mirror.buildlock import BuildLocks, build_requirements, sdist_pyproject
+from mirror.config import BUILD_SUFFIX, TOOLS, Config, LockSpec
+from mirror.inputs import Failures, LockText
+from mirror.layout import Layout
+from mirror.plan import Plan
+from mirror.snapshot import LockRecord, Selected, Snapshot, Stocked
+from mirror.stock import Begin, Order, Shelf, Stockist
+
+_WHEEL = ".whl"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filled:
+    """A snapshot of what was stocked, what was fetched for it (bytes), and which locks failed."""
+
+    snapshot: Snapshot
+    fetched: int
+    fetched_size: int
+    failed: Failures
+
+
+def fill(
+    config: Config, layout: Layout, locks: Sequence[LockText], inputs: str, unread: Failures, begin: Begin
+) -> Filled:
+    """Stock the locks, and then what building and running from them asks for.
+
+    `unread` are the locks that could not even be read. Raises the first error if no lock can be met.
+    """
+    return asyncio.run(_fill(config, layout, locks, inputs, unread, begin))
+
+
+def plan_only(config: Config, layout: Layout, locks: Sequence[LockText]) -> tuple[Plan, Failures]:
+    """Plan for the locks themselves, and fetch nothing."""
+
+    async def plan() -> tuple[Plan, Failures]:
+        async with AsyncExitStack() as stack:
+            stockist = Stockist(config, layout, layout.snapshots.current(), stack)
+            orders, failed = _orders(config, locks)
+            planned = await stockist.plan(orders)
+            return planned.plan, {**failed, **planned.failed}
+
+    return asyncio.run(plan())
+
+
+async def _fill(
+    config: Config, layout: Layout, locks: Sequence[LockText], inputs: str, unread: Failures, begin: Begin
+) -> Filled:
+    previous = layout.snapshots.current()
+    orders, unparsed = _orders(config, locks)
+    failed = {**unread, **unparsed}
+    async with AsyncExitStack() as stack:
+        stockist = Stockist(config, layout, previous, stack)
+        first, _ = await asyncio.gather(stockist.stock(orders, begin), _resolve_early(config, layout, locks))
+        failed |= first.failed
+        met = [lock for lock in locks if lock.spec.name not in failed]
+        _raise_if_none(locks, met, failed)
+        more, unresolved = await asyncio.to_thread(_build_orders, config, layout, met, first)
+        second = await stockist.stock(more, begin)
+    failed |= {_owner(name): error for name, error in {**unresolved, **second.failed}.items()}
+    _raise_if_none(locks, [lock for lock in met if lock.spec.name not in failed], failed)
+    kept = _kept(previous, failed)
+    made = [order for order in (*orders, *more) if _owner(order.record.name) not in failed]
+    names = {order.record.name for order in made}
+    selections = [s for s in (*first.selections, *second.selections) if s.lock in names]
+    snapshot = Snapshot.of(
+        inputs="" if failed else inputs,
+        locks=[*(order.record for order in made), *kept.locks],
+        artifacts=_reached(
+            [*kept.artifacts, *first.artifacts, *second.artifacts], [*selections, *kept.selections]
+        ),
+        selections=[*_merged(selections), *kept.selections],
+        stale=[name for name in failed if any(_owner(lock.name) == name for lock in kept.locks)],
+    )
+    shelves = (first, second)
+    return Filled(
+        snapshot=snapshot,
+        fetched=sum(shelf.fetched for shelf in shelves),
+        fetched_size=sum(shelf.fetched_size for shelf in shelves),
+        failed=failed,
+    )
+
+
+def _orders(config: Config, locks: Iterable[LockText]) -> tuple[list[Order], Failures]:
+    orders, failed = [], Failures()
+    for text in locks:
+        spec = text.spec
+        try:
+            orders.append(
+                Order(
+                    record=text.record(config.file.parent),
+                    lock=text.parse(),
+                    targets=config.targets,
+                    extras=spec.extras,
+                    groups=spec.groups,
+                    sdists=spec.sdists,
+                )
+            )
+        except LockstockError as error:
+            failed[spec.name] = error
+    return orders, failed
+
+
+async def _resolve_early(config: Config, layout: Layout, locks: Iterable[LockText]) -> None:
+    """Resolve what is known before anything is fetched, while it is fetched; errors come up again."""
+    resolver = BuildLocks(folder=layout.build_locks, upstream=config.upstream)
+    sets = {config.tools, *(lock.project_requires for lock in locks)} - {()}
+    jobs = [(requires, target) for requires in sets for target in config.targets]
+    await asyncio.gather(*(asyncio.to_thread(resolver.resolve, *job) for job in jobs), return_exceptions=True)
+
+
+def _build_orders(
+    config: Config, layout: Layout, locks: Iterable[LockText], shelf: Shelf
+) -> tuple[list[Order], Failures]:
+    """Order, per target, what the projects and the sdists need to be built, and the tools."""
+    resolver = BuildLocks(folder=layout.build_locks, upstream=config.upstream)
+    wanted = {(TOOLS, config.tools, target) for target in config.targets if config.tools}
+    orders, failed = [], Failures()
+    for lock in locks:
+        name = lock.spec.name
+        try:
+            sets = [(t, s) for t in config.targets for s in _requirement_sets(layout, shelf, lock, t)]
+        except LockstockError as error:
+            failed[name] = error
+            continue
+        wanted |= {(name + BUILD_SUFFIX, requires, target) for target, requires in sets if requires}
+    for name, requires, target in sorted(wanted):
+        try:
+            orders.append(_build_order(name, resolver, requires, target, layout))
+        except LockstockError as error:
+            failed[name] = error
+    return orders, failed
+
+
+def _requirement_sets(layout: Layout, shelf: Shelf, lock: LockText, target: Target) -> set[tuple[str, ...]]:
+    return {lock.project_requires, *_sdist_requires(layout, shelf, lock.spec.name, target)}
+
+
+def _build_order(
+    name: str, resolver: BuildLocks, requires: tuple[str, ...], target: Target, layout: Layout
+) -> Order:
+    path = resolver.resolve(requires, target)
+    text = LockText(spec=LockSpec(name=name, path=path), text=path.read_text(encoding="utf-8"))
+    return Order(record=text.record(layout.root), lock=text.parse(), targets=(target,))
+
+
+def _sdist_requires(layout: Layout, shelf: Shelf, lock: str, target: Target) -> Iterator[tuple[str, ...]]:
+    """Give what each sdist that this lock and target take asks for to be built."""
+    taken = {d for s in shelf.selections if (s.lock, s.target) == (lock, str(target)) for d in s.artifacts}
+    for artifact in shelf.artifacts:
+        if artifact.sha256 in taken and not artifact.filename.endswith(_WHEEL):
+            yield _requires_of(layout, artifact)
+
+
+def _requires_of(layout: Layout, artifact: Stocked) -> tuple[str, ...]:
+    try:
+        return build_requirements(sdist_pyproject(layout.store.path(artifact.sha256), artifact.filename))
+    except ValueError as error:
+        raise LockError(
+            f"the sdist cannot be built: {error}",
+            where=artifact.filename,
+            hint="lock a version that has a wheel",
+        ) from error
+
+
+def _owner(name: str) -> str:
+    """Name the lock that a build lock belongs to; the tools are a lock of their own."""
+    return name if name == TOOLS else name.removesuffix(BUILD_SUFFIX)
+
+
+def _raise_if_none(locks: Sequence[LockText], met: Sequence[LockText], failed: Failures) -> None:
+    """End with the first lock's own error where no lock at all can be met."""
+    if failed and not met:
+        order = {lock.spec.name: index for index, lock in enumerate(locks)}
+        raise failed[min(failed, key=lambda name: (order.get(name, -1), name))]
+
+
+def _kept(previous: Snapshot | None, failed: Failures) -> Snapshot:
+    """Give the part of the previous snapshot that the failed locks had."""
+    if previous is None:
+        return Snapshot.of([], [], [])
+
+    def is_kept(record: LockRecord | Selected) -> bool:
+        name = _owner(record.name if isinstance(record, LockRecord) else record.lock)
+        return any(name == lost or name.startswith(f"{lost}/") for lost in failed)
+
+    selections = [selected for selected in previous.selections if is_kept(selected)]
+    return Snapshot.of(filter(is_kept, previous.locks), _reached(previous.artifacts, selections), selections)
+
+
+def _reached(artifacts: Iterable[Stocked], selections: Iterable[Selected]) -> list[Stocked]:
+    wanted = {digest for selected in selections for digest in selected.artifacts}
+    return [artifact for artifact in artifacts if artifact.sha256 in wanted]
+
+
+def _merged(selections: Iterable[Selected]) -> Iterator[Selected]:
+    """Join the selections of one lock and target: build requirements come in several sets."""
+    joined: dict[tuple[str, str], set[str]] = {}
+    for selected in selections:
+        joined.setdefault((selected.lock, selected.target), set()).update(selected.artifacts)
+    for (lock, target), digests in joined.items():
+        yield Selected(lock=lock, target=target, artifacts=tuple(sorted(digests)))
