@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from mirror.cli import app
+from mirror.cli_snapshots import commands
 from mirror.console import run
+
+app.add_typer(commands)
 
 
 def main() -> None:
