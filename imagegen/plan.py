@@ -14,7 +14,7 @@ from imagegen.spec import DebianBase, ImageSpec
 from lockfiles.model import Ecosystem
 from lockfiles.target import Target
 from mirror.config import BUILD_SUFFIX, TOOLS
-from mirror.snapshot import Snapshot, Stocked
+from mirror.snapshot import Snapshot, Stocked, covers
 
 REPOSITORY = "lockstock"
 WORKSPACE = "/workspace"
@@ -116,7 +116,7 @@ def _labels(spec: ImageSpec, snapshot: Snapshot, target: Target, base: Base) -> 
     None tells a time, so that equal content has equal labels.
     """
     locks = {f"io.lockstock.lock.{lock.name}": f"sha256:{lock.sha256}" for lock in snapshot.locks
-             if lock.name in spec.locks}  # fmt: skip
+             if any(covers(name, lock.name) for name in spec.locks)}  # fmt: skip
     return {
         "io.lockstock.target": str(target),
         **locks,
@@ -134,7 +134,7 @@ def _digest(plan: ImagePlan, templates: str) -> str:
 
 def _check_stocked(spec: ImageSpec, snapshot: Snapshot, target: Target) -> None:
     for lock in spec.locks:
-        targets = [s.target for s in snapshot.selections if s.lock == lock]
+        targets = sorted({s.target for s in snapshot.selections if covers(lock, s.lock)})
         if str(target) not in targets:
             held = f"for {', '.join(targets)} only" if targets else "not at all"
             raise NotStockedError(

@@ -73,6 +73,9 @@ def _rewrite_records() -> None:
             made.msg, made.args = "%s", (explain(text[len(_NOT_FOUND) :]),)
         elif host := _unreachable(text):
             made.msg, made.args = "%s", (explain(f"what lies at {host}"),)
+        elif host := _refused(made.args):
+            # this one does not pass the formatter that says ERROR
+            made.msg, made.args = "%s", (f"ERROR: {explain(f'what lies at {host}')}",)
         return made
 
     logging.setLogRecordFactory(record)
@@ -83,6 +86,18 @@ def _unreachable(text: str) -> str:
     if "HTTPSConnectionPool(host='" in text or "HTTPConnectionPool(host='" in text:
         return text.partition("(host='")[2].partition("'")[0]
     return ""
+
+
+def _refused(args: object) -> str:
+    """Give the host of a download that a newer pip could not make: it logs an error with a reference."""
+    error = args[0] if isinstance(args, tuple) and args else None
+    if getattr(error, "reference", "") != "connection-failed":
+        return ""
+    import re
+
+    message = re.sub(r"\[[a-z/]*\]", "", str(getattr(error, "message", "")))
+    host = re.search(r"Failed to connect to ([\w.:-]+)", message)
+    return host[1] if host else ""
 
 
 def missing(output: str) -> str:

@@ -1,0 +1,125 @@
+"""A project whose mirror was stocked by hand, without an upstream."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from packaging.utils import parse_sdist_filename, parse_wheel_filename
+
+from mirror import config as configuration
+from mirror.config import Config
+from mirror.inputs import read_locks
+from mirror.layout import Layout
+from mirror.snapshot import LockRecord, Selected, Snapshot, Stocked
+from tests.wheels import digest
+
+CONFIG = """\
+[targets]
+python = ["3.11"]
+platforms = ["linux/{machine}"]
+glibc = "2.36"
+
+[locks.app]
+path = "requirements.txt"
+
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class StockedProject:
+    """A folder with lockstock.toml, requirements.txt and a filled mirror."""
+
+    folder: Path
+
+    @property
+    def config(self) -> Config:
+        return configuration.load(self.folder / "lockstock.toml")
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(self.folder / ".lockstock")
+
+    def configure(self, images: str) -> None:
+        (self.folder / "lockstock.toml").write_text(CONFIG.format(machine=platform.machine()) + images)
+
+    def stock(self, files: Mapping[str, Sequence[Path]]) -> Snapshot:
+        """Write the lock of `app` and a snapshot whose locks hold these files."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lines = [f"{stocked(f).name}=={stocked(f).version} --hash=sha256:{digest(f)}\n" for f in files["app"]]
+        (self.folder / "requirements.txt").write_text("".join(sorted(lines)))
+        self.configure("")
+        config = self.config
+        records = [lock.record(self.folder) for lock in read_locks(config, Layout(config.root))[0]]
+        companions = [
+            LockRecord(name=name, path="", format="requirements.txt", sha256="0" * 64)
+            for name in files
+            if ":" in name
+        ]
+        snapshot = Snapshot.of(
+            [*records, *companions],
+            [stocked(file) for paths in files.values() for file in paths],
+            [
+                Selected(
+                    lock=name, target=str(config.targets[0]), artifacts=tuple(sorted(map(digest, paths)))
+                )
+                for name, paths in files.items()
+            ],
+        )
+        for paths in files.values():
+            for file in paths:
+                target = self.layout.store.path(digest(file))
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, target)
+        self.layout.snapshots.switch(self.layout.snapshots.add(snapshot))
+        return snapshot
+
+    def share_bases(self, cache: Path) -> None:
+        """Use the bases of the tests' cache, and keep new ones there."""
+        cache.mkdir(parents=True, exist_ok=True)
+        (self.folder / ".lockstock" / "bases").symlink_to(cache)
+
+    def imagegen(
+        self, *arguments: str, environment: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run the `imagegen` command to its end."""
+        return subprocess.run(
+            self.command(*arguments),
+            cwd=self.folder,
+            env={**os.environ, **(environment or {})},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "imagegen", *arguments]
+
+    def json(self, *arguments: str) -> Any:
+        """Run a command that must go well and give its report."""
+        ended = self.imagegen(*arguments, "--json")
+        assert ended.returncode == 0, ended.stderr
+        return json.loads(ended.stdout)
+
+
+def stocked(file: Path) -> Stocked:
+    """Describe a file as a snapshot does."""
+    parse = parse_wheel_filename if file.suffix == ".whl" else parse_sdist_filename
+    name, version = parse(file.name)[:2]
+    return Stocked(
+        ecosystem="pypi",
+        name=str(name),
+        version=str(version),
+        filename=file.name,
+        sha256=digest(file),
+        size=file.stat().st_size,
+        url=f"https://index.example/{file.name}",
+    )
