@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from mirror.cli import app
+from mirror.cli_locks import commands as lock_commands
 from mirror.cli_snapshots import commands
 from mirror.console import run
 
 app.add_typer(commands)
+app.add_typer(lock_commands)
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ import tarfile
 import tempfile
 import tomllib
 import zipfile
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,36 +119,40 @@ def build_requirements(pyproject: str | None) -> tuple[str, ...]:
     return tuple(sorted({*requires, *_BACKEND_ASKS.get(str(backend), ())}))
 
 
-def sdist_pyproject(sdist: Path, filename: str) -> str | None:
-    """Read pyproject.toml out of an sdist, without unpacking it. Raises ValueError when it is broken."""
+def sdist_pyproject(sdist: Path, filename: str, subdirectory: str = "") -> str | None:
+    """Read pyproject.toml out of an sdist, without unpacking it. Raises ValueError when it is broken.
+
+    It lies in the archive's one top folder, or in a `subdirectory` of that.
+    """
+    wanted = "/".join(filter(None, [subdirectory.strip("/"), "pyproject.toml"]))
     try:
-        data = _from_zip(sdist) if filename.endswith(".zip") else _from_tar(sdist)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
+        data = _from_zip(sdist, wanted) if filename.endswith(".zip") else _from_tar(sdist, wanted)
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
         raise ValueError(f"not a readable archive: {error}") from error
     if data is not None and len(data) > _LARGEST_PYPROJECT:
         raise ValueError("its pyproject.toml is larger than 1 MiB")
     return None if data is None else data.decode("utf-8")
 
 
-def _from_tar(sdist: Path) -> bytes | None:
+def _from_tar(sdist: Path, wanted: str) -> bytes | None:
     with tarfile.open(sdist) as archive:
         for member in archive:
-            if _is_pyproject(member.name) and member.isfile() and (file := archive.extractfile(member)):
+            if _is_wanted(member.name, wanted) and member.isfile() and (file := archive.extractfile(member)):
                 return file.read(_LARGEST_PYPROJECT + 1)
     return None
 
 
-def _from_zip(sdist: Path) -> bytes | None:
+def _from_zip(sdist: Path, wanted: str) -> bytes | None:
     with zipfile.ZipFile(sdist) as archive:
         for name in archive.namelist():
-            if _is_pyproject(name):
+            if _is_wanted(name, wanted):
                 with archive.open(name) as file:
                     return file.read(_LARGEST_PYPROJECT + 1)
     return None
 
 
-def _is_pyproject(name: str) -> bool:
-    return name.count("/") == 1 and name.endswith("/pyproject.toml")
+def _is_wanted(name: str, wanted: str) -> bool:
+    return name.removeprefix("./").partition("/")[2] == wanted
 
 
 def _last_words(text: str) -> str:

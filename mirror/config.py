@@ -78,7 +78,20 @@ class Config:
 
 def load(file: Path) -> Config:
     """Read lockstock.toml. Raises ConfigError naming file, line and key."""
-    document = load_document(file)
+    config = _config(file, load_document(file))
+    if not config.locks:
+        raise ConfigError(
+            "no lock-file is named", where=str(file), hint='add [locks.NAME] with path = "requirements.txt"'
+        )
+    return config
+
+
+def load_or_default(file: Path) -> Config:
+    """Read lockstock.toml, or give the defaults where there is none. Raises ConfigError."""
+    return _config(file, load_document(file) if file.exists() else parse_toml(str(file), "", ConfigError))
+
+
+def _config(file: Path, document: Table) -> Config:
     document.table("images")  # imagegen.spec reads it
     mirror = document.table("mirror")
     config = Config(
@@ -97,10 +110,6 @@ def load(file: Path) -> Config:
     )
     mirror.finish()
     document.finish()
-    if not config.locks:
-        raise ConfigError(
-            "no lock-file is named", where=str(file), hint='add [locks.NAME] with path = "requirements.txt"'
-        )
     return config
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from urllib.parse import urlsplit
 
 from lockfiles.errors import LockError, LockstockError
+from lockfiles.select import Selection
 from lockfiles.target import Target
 from mirror.buildlock import BuildLocks, build_requirements, sdist_pyproject
 from mirror.config import BUILD_SUFFIX, TOOLS, Config, LockSpec
@@ -56,6 +58,19 @@ def plan_only(config: Config, layout: Layout, locks: Sequence[LockText]) -> tupl
     return asyncio.run(plan())
 
 
+def select_one(config: Config, layout: Layout, lock: LockText, target: Target) -> Selection:
+    """Choose what one target takes of one lock; the indexes are asked for what the lock leaves out."""
+
+    async def chosen() -> Selection:
+        async with AsyncExitStack() as stack:
+            stockist = Stockist(config, layout, layout.snapshots.current(), stack)
+            order = replace(_order(config, lock), targets=(target,))
+            ((_, selection),) = await stockist.selections(order)
+            return selection
+
+    return asyncio.run(chosen())
+
+
 async def _fill(
     config: Config, layout: Layout, locks: Sequence[LockText], inputs: str, unread: Failures, begin: Begin
 ) -> Filled:
@@ -97,21 +112,22 @@ async def _fill(
 def _orders(config: Config, locks: Iterable[LockText]) -> tuple[list[Order], Failures]:
     orders, failed = [], Failures()
     for text in locks:
-        spec = text.spec
         try:
-            orders.append(
-                Order(
-                    record=text.record(config.file.parent),
-                    lock=text.parse(),
-                    targets=config.targets,
-                    extras=spec.extras,
-                    groups=spec.groups,
-                    sdists=spec.sdists,
-                )
-            )
+            orders.append(_order(config, text))
         except LockstockError as error:
-            failed[spec.name] = error
+            failed[text.spec.name] = error
     return orders, failed
+
+
+def _order(config: Config, text: LockText) -> Order:
+    return Order(
+        record=text.record(config.file.parent),
+        lock=text.parse(),
+        targets=config.targets,
+        extras=text.spec.extras,
+        groups=text.spec.groups,
+        sdists=text.spec.sdists,
+    )
 
 
 async def _resolve_early(config: Config, layout: Layout, locks: Iterable[LockText]) -> None:
@@ -167,7 +183,9 @@ def _sdist_requires(layout: Layout, shelf: Shelf, lock: str, target: Target) -> 
 
 def _requires_of(layout: Layout, artifact: Stocked) -> tuple[str, ...]:
     try:
-        return build_requirements(sdist_pyproject(layout.store.path(artifact.sha256), artifact.filename))
+        folder = urlsplit(artifact.url).fragment.removeprefix("subdirectory=")
+        path = layout.store.path(artifact.sha256)
+        return build_requirements(sdist_pyproject(path, artifact.filename, folder))
     except ValueError as error:
         raise LockError(
             f"the sdist cannot be built: {error}",

@@ -77,6 +77,11 @@ def read_locks(config: Config, layout: Layout) -> tuple[tuple[LockText, ...], Fa
     return tuple(found), failed
 
 
+def read_lock(spec: LockSpec) -> LockText:
+    """Read one lock from the disk. Raises LockError."""
+    return _read(spec, _read_file)
+
+
 def inputs_digest(config: Config, locks: Iterable[LockText]) -> str:
     """Give one digest for locks, targets, tools and build requirements: equal inputs, equal stock."""
     content = {

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field, replace
 
 from lockfiles.closure import required
 from lockfiles.errors import LockError, LockstockError
-from lockfiles.model import Lock
+from lockfiles.model import GitSource, Lock
 from lockfiles.select import Sdists, Selection, select
 from lockfiles.target import Target
 from mirror.config import Config
+from mirror.gitsource import archive_name, stock_commit
 from mirror.layout import Layout
 from mirror.plan import Key, Plan, Wanted, make_plan
 from mirror.snapshot import LockRecord, Selected, Snapshot, Stocked
@@ -66,7 +67,8 @@ class Stockist:
         self._config = config
         self._store = layout.store
         self._known = LocatedFiles(layout.located)
-        self._held_names = {a.filename: a.sha256 for a in previous.artifacts} if previous else {}
+        self._clones = layout.git
+        self._held_names = {a.filename: a for a in previous.artifacts} if previous else {}
         self._stack = stack
         self._connection: Upstream | None = None
 
@@ -76,7 +78,7 @@ class Stockist:
         failed: dict[str, LockstockError] = {}
         for order in orders:
             try:
-                selections += await self._selections(order)
+                selections += await self.selections(order)
             except LockstockError as error:
                 failed[order.record.name] = error
         plan = make_plan((selection for _, selection in selections), self._held)
@@ -92,18 +94,38 @@ class Stockist:
         digests = {wanted.key: sha256 for wanted, sha256 in (*plan.keep, *fetched.items())}
         held = [*(wanted for wanted, _ in plan.keep), *fetched]
         stocked = {wanted.key: self._stocked(wanted, digests[wanted.key]) for wanted in held}
-        failed = {**planned.failed, **_hit(planned.selections, errors)}
+        archives, unarchived = await self._archives(planned.selections)
+        failed = {**planned.failed, **_hit(planned.selections, errors), **unarchived}
+        met = [each for each in planned.selections if each[0].record.name not in failed]
         return Shelf(
-            artifacts=tuple(stocked.values()),
-            selections=tuple(
-                _selected(o, s, digests) for o, s in planned.selections if o.record.name not in failed
-            ),
+            artifacts=(*stocked.values(), *archives.values()),
+            selections=tuple(_selected(order, selection, digests, archives) for order, selection in met),
             fetched=len(fetched),
             fetched_size=sum(stocked[wanted.key].size for wanted in fetched),
             failed=failed,
         )
 
-    async def _selections(self, order: Order) -> list[tuple[Order, Selection]]:
+    async def _archives(
+        self, selections: Iterable[tuple[Order, Selection]]
+    ) -> tuple[dict[tuple[object, ...], Stocked], dict[str, LockstockError]]:
+        """Stock what comes from git, by package, and name the locks that it fails."""
+        found: dict[tuple[object, ...], Stocked] = {}
+        failed: dict[str, LockstockError] = {}
+        for order, selection in selections:
+            for package in selection.sources:
+                if not isinstance(source := package.source, GitSource) or package.key in found:
+                    continue
+                held = self._held_names.get(archive_name(package, source))
+                try:
+                    found[package.key] = await asyncio.to_thread(
+                        stock_commit, self._clones, self._store, package, source, held
+                    )
+                except LockstockError as error:
+                    failed.setdefault(order.record.name, error)
+        return found, failed
+
+    async def selections(self, order: Order) -> list[tuple[Order, Selection]]:
+        """Locate an order's files and choose for each of its targets. Raises LockstockError."""
         located = await self._located(order)
         return [
             (order, select(located, target, order.extras, order.groups, order.sdists))
@@ -136,9 +158,9 @@ class Stockist:
         """Give the sha256 of a held file; an index without digests leaves only the name to go by."""
         if wanted.artifact.digests:
             return self._store.find(wanted.artifact.digests)
-        sha256 = self._held_names.get(wanted.artifact.filename)
+        known = self._held_names.get(wanted.artifact.filename)
         allowed = {digest.value for digest in wanted.package.digests}
-        return sha256 if sha256 in allowed and self._store.holds(sha256) else None
+        return known.sha256 if known and known.sha256 in allowed and self._store.holds(known.sha256) else None
 
     async def _fetch_all(
         self, wanted: Iterable[Wanted], advance: Advance
@@ -200,10 +222,16 @@ def _hit(
     return failed
 
 
-def _selected(order: Order, selection: Selection, digests: Mapping[Key, str]) -> Selected:
+def _selected(
+    order: Order,
+    selection: Selection,
+    digests: Mapping[Key, str],
+    archives: Mapping[tuple[object, ...], Stocked],
+) -> Selected:
     files = (Wanted(package=c.package, artifact=c.artifact).key for c in selection.choices)
+    found = {archives[package.key].sha256 for package in selection.sources if package.key in archives}
     return Selected(
         lock=order.record.name,
         target=str(selection.target),
-        artifacts=tuple(sorted({digests[key] for key in files})),
+        artifacts=tuple(sorted({*(digests[key] for key in files), *found})),
     )

@@ -37,7 +37,8 @@ class Answer:
         for name, value in {**fields, **(headers or {})}.items():
             self.handler.send_header(name, value)
         self.handler.end_headers()
-        self.handler.wfile.write(body)
+        if self.handler.command != "HEAD":
+            self.handler.wfile.write(body)
 
     def cut(self) -> None:
         """Close the connection at once."""
@@ -66,6 +67,8 @@ class IndexServer:
 
             def do_GET(self) -> None:
                 owner._answer(self)
+
+            do_HEAD = do_GET  # noqa: N815 the name that http.server asks for
 
             def log_message(self, *_: object) -> None:
                 pass

@@ -76,7 +76,7 @@ async def locate(packages: Iterable[Package], upstream: Upstream, known: Located
 
     async def found(package: Package) -> Package | LockstockError:
         try:
-            files = await _ask(package, upstream)
+            files = await files_of(package, upstream)
         except LockstockError as error:
             return error
         if all(file.digests for file in files):
@@ -90,8 +90,11 @@ async def locate(packages: Iterable[Package], upstream: Upstream, known: Located
     return tuple(result for result in results if isinstance(result, Package))
 
 
-async def _ask(package: Package, upstream: Upstream) -> tuple[Artifact, ...]:
-    """Go through the indexes until every locked digest has its file, or none is left to ask."""
+async def files_of(package: Package, upstream: Upstream) -> tuple[Artifact, ...]:
+    """Go through the indexes until every locked digest has its file, or none is left to ask.
+
+    Raises NotFoundUpstreamError, DigestMismatchError or UpstreamError.
+    """
     allowed = _allowed(package)
     wanted_version = _version(package.version or "")
     names: list[str] = []

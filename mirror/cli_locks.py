@@ -1,0 +1,86 @@
+"""The commands about single lock-files: write them for the mirror, or for one target."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lockfiles.errors import ConfigError
+from lockfiles.target import Target
+from mirror import config as configuration
+from mirror.cli import ConfigOption
+from mirror.config import Config, LockSpec
+from mirror.console import say
+from mirror.inputs import read_lock
+from mirror.layout import Layout
+from mirror.store import write_atomically
+
+commands = typer.Typer()
+
+LockArgument = Annotated[Path, typer.Argument(help="A lock-file.", metavar="LOCK")]
+OutputOption = Annotated[
+    Path | None, typer.Option("--output", "-o", help="Write here, not to stdout.", metavar="FILE")
+]
+
+
+@commands.command()
+def rewrite(
+    lock: LockArgument,
+    index: Annotated[str, typer.Option("--index", help="The mirror's simple index.", metavar="URL")],
+    output: OutputOption = None,
+    config: ConfigOption = configuration.DEFAULT_FILE,
+) -> None:
+    """Write a uv.lock or pylock.toml with the file URLs of the mirror, and every other byte as it was.
+
+    uv and pip fetch from the URLs that such a lock carries, whatever index they are told to use.
+    """
+    from mirror.relocate import relocated
+
+    loaded = configuration.load_or_default(config)
+    _write(relocated(loaded, read_lock(LockSpec(name="lock", path=lock)), index), output)
+
+
+@commands.command("export-requirements")
+def export_requirements(
+    lock: LockArgument,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--target", "-t", help="As 3.11/linux/amd64/glibc2.36; the first of [targets] if not given."
+        ),
+    ] = None,
+    extra: Annotated[list[str] | None, typer.Option("--extra", help="An extra to include.")] = None,
+    group: Annotated[
+        list[str] | None,
+        typer.Option("--group", help="A group to include, in place of the tool's own choice."),
+    ] = None,
+    output: OutputOption = None,
+    config: ConfigOption = configuration.DEFAULT_FILE,
+) -> None:
+    """Write what one target installs of a lock as requirements with hashes, for pip and uv."""
+    from lockfiles.export import export_requirements as export
+    from mirror.fill import select_one
+
+    loaded = configuration.load_or_default(config)
+    spec = LockSpec(name="lock", path=lock, extras=tuple(extra or ()), groups=tuple(group) if group else None)
+    text = read_lock(spec)
+    _write(export(select_one(loaded, Layout(loaded.root), text, _target(loaded, target))), output)
+
+
+def _target(config: Config, text: str | None) -> Target:
+    if text is None:
+        return config.targets[0]
+    try:
+        return Target.parse(text)
+    except ValueError as error:
+        raise ConfigError(str(error), where="--target", hint="for example 3.12/linux/arm64/musl") from error
+
+
+def _write(text: str, output: Path | None) -> None:
+    if output is None:
+        typer.echo(text, nl=False)
+        return
+    write_atomically(output, text.encode())
+    say(f"wrote {output}")

@@ -1,0 +1,51 @@
+"""Writes a lock so that it names the files of an index: the mirror's, in place of the upstream's."""
+
+from __future__ import annotations
+
+import asyncio
+
+from lockfiles.model import Artifact, Digest, IndexSource, Package
+from lockfiles.rewrite import rewrite
+from mirror.config import Config
+from mirror.errors import DigestMismatchError, NotFoundUpstreamError
+from mirror.inputs import LockText
+from mirror.upstream.locate import files_of
+from mirror.upstream.session import Upstream, connect
+from mirror.upstream.settings import UpstreamSettings, redact
+
+
+def relocated(config: Config, lock: LockText, index: str) -> str:
+    """Give the lock's text with the URLs by which `index` serves its files; all else stays.
+
+    What the index lacks keeps its URL: the files of platforms that are not stocked. Raises
+    LockError where the format has no URLs, NotFoundUpstreamError where the index has no file of the
+    lock at all, and UpstreamError.
+    """
+    packages = [p for p in lock.parse().packages if isinstance(p.source, IndexSource) and p.artifacts]
+    filename = lock.spec.path.name
+    rewrite(filename, lock.text, lambda artifact: None)  # refuses other formats before anything is asked
+    urls = asyncio.run(_urls(config, index, packages))
+    if packages and not urls:
+        raise NotFoundUpstreamError(
+            "the index has no file of this lock", where=index, hint="stock it first: `mirror refresh`"
+        )
+
+    def url_for(artifact: Artifact) -> str | None:
+        return next((urls[digest] for digest in artifact.digests if digest in urls), None)
+
+    return rewrite(filename, lock.text, url_for)
+
+
+async def _urls(config: Config, index: str, packages: list[Package]) -> dict[Digest, str]:
+    async with connect(config, UpstreamSettings(indexes=(index,))) as upstream:
+        found = await asyncio.gather(*(_files(package, upstream) for package in packages))
+    return {
+        digest: redact(file.url) for files in found for file in files for digest in file.digests if file.url
+    }
+
+
+async def _files(package: Package, upstream: Upstream) -> tuple[Artifact, ...]:
+    try:
+        return await files_of(package, upstream)
+    except (NotFoundUpstreamError, DigestMismatchError):
+        return ()
