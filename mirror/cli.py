@@ -26,6 +26,7 @@ from mirror.console import (
 from mirror.errors import PartialError
 from mirror.layout import Layout
 from mirror.publish import devpi, devpi_server
+from mirror.publish.deliver import deliver
 from mirror.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def refresh(
                 say(f"fetching {plural(len(plan.fetch), 'file')}{size}")
                 return partial(progress.advance, progress.add_task("fetching", total=plan.fetch_size or None))
 
-            report = refreshing.refresh(loaded, begin=begin, publish=partial(_publish, loaded))
+            report = refreshing.refresh(loaded, begin=begin, publish=partial(deliver, loaded))
     if as_json:
         print_json(asdict(report))
     else:
@@ -122,18 +123,6 @@ def snapshots(config: ConfigOption = configuration.DEFAULT_FILE, as_json: JsonOp
             for name, s in loaded
         ),
     )
-
-
-def _publish(config: configuration.Config, name: str, snapshot: Snapshot) -> None:
-    """Bring a snapshot into devpi, see that clients get it, and drop the indexes of old ones."""
-    layout = Layout(config.root)
-    published = devpi.publish(layout.devpi, name, snapshot, layout.store)
-    devpi.prune(layout.devpi, {*layout.snapshots.names(), name})
-    if published.changed:
-        from mirror.publish.check import check_index  # its HTTP client takes long to import
-
-        with devpi_server.start(layout.devpi, config.port) as server:
-            check_index(server.index_url, snapshot)
 
 
 def _raise_failed(report: refreshing.Report) -> None:

@@ -9,17 +9,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mirror import config as configuration
+from mirror import history
 from mirror.cli import ConfigOption, JsonOption
 from mirror.console import download_progress, human_size, plural, print_json, printable, say
 from mirror.errors import DamageError
 from mirror.layout import Layout
 
+if TYPE_CHECKING:
+    from mirror.diff import Change
+
 commands = typer.Typer()
+
+SnapshotArgument = Annotated[
+    str, typer.Argument(metavar="SNAPSHOT", help="`current`, `previous`, or the beginning of a name.")
+]
 
 
 @commands.command()
@@ -50,3 +58,105 @@ def verify(
     if verdict.damage:
         names = ", ".join(finding.name or finding.path for finding in verdict.damage[:5])
         raise DamageError(f"{plural(len(verdict.damage), 'thing')} found that should not be: {names}")
+
+
+@commands.command()
+def diff(
+    old: SnapshotArgument = history.PREVIOUS,
+    new: SnapshotArgument = history.CURRENT,
+    config: ConfigOption = configuration.DEFAULT_FILE,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare two snapshots: packages added, removed, changed, and their sizes."""
+    from mirror.diff import compare
+
+    shelf = Layout(configuration.load(config).root).snapshots
+    names = history.resolve(shelf, old), history.resolve(shelf, new)
+    difference = compare(*map(shelf.load, names))
+    if as_json:
+        print_json({"old": names[0], "new": names[1], **asdict(difference)})
+        return
+    for change in difference.changes:
+        typer.echo(printable(_sentence(change)))
+    for title, locks in (
+        ("added", difference.locks_added),
+        ("removed", difference.locks_removed),
+        ("changed", difference.locks_changed),
+    ):
+        if locks:
+            typer.echo(printable(f"locks {title}: {', '.join(locks)}"))
+    say(
+        f"{names[0]} to {names[1]}: {plural(len(difference.changes), 'package')} differ; "
+        f"{human_size(difference.old_size)} to {human_size(difference.new_size)}, "
+        f"{human_size(difference.fetched_size)} of it new"
+    )
+
+
+def _sentence(change: Change) -> str:
+    versions = {"added": change.new_versions, "removed": change.old_versions}.get(change.kind)
+    shown = " ".join(versions or (*change.old_versions, "to", *change.new_versions))
+    grown = change.new_size - change.old_size
+    return f"{change.kind} {change.name} {shown}, {'+' if grown >= 0 else '-'}{human_size(abs(grown))}"
+
+
+@commands.command()
+def pin(name: SnapshotArgument, config: ConfigOption = configuration.DEFAULT_FILE) -> None:
+    """Keep a snapshot, whatever its age."""
+    layout = Layout(configuration.load(config).root)
+    with layout.exclusive():
+        name = history.resolve(layout.snapshots, name)
+        history.pin(layout.snapshots, name)
+    say(f"{name} is kept until `mirror unpin {name}`")
+
+
+@commands.command()
+def unpin(name: SnapshotArgument, config: ConfigOption = configuration.DEFAULT_FILE) -> None:
+    """Let a pinned snapshot be pruned when its time has come."""
+    layout = Layout(configuration.load(config).root)
+    with layout.exclusive():
+        name = history.resolve(layout.snapshots, name)
+        history.unpin(layout.snapshots, name)
+    say(f"{name} is kept no longer than others")
+
+
+@commands.command()
+def rollback(name: SnapshotArgument, config: ConfigOption = configuration.DEFAULT_FILE) -> None:
+    """Serve an older snapshot again, until the next refresh."""
+    from mirror.publish.deliver import deliver
+
+    loaded = configuration.load(config)
+    layout = Layout(loaded.root)
+    name = history.resolve(layout.snapshots, name)
+    changed = history.rollback(layout, name, partial(deliver, loaded))
+    say(f"{name} is served" if changed else f"{name} is served already")
+
+
+@commands.command()
+def prune(
+    config: ConfigOption = configuration.DEFAULT_FILE,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be freed, and free nothing.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Drop old snapshots, and the files that no kept one names."""
+    from mirror.prune import free, surplus
+    from mirror.publish.deliver import withdraw
+
+    loaded = configuration.load(config)
+    layout = Layout(loaded.root)
+    with layout.exclusive():
+        found = surplus(layout, loaded.keep)
+        if not dry_run:
+            free(layout, found)
+            withdraw(layout, layout.snapshots.names())
+    if as_json:
+        print_json(asdict(found.summary))
+        return
+    for name in found.snapshots:
+        typer.echo(name)
+    verb = "would be freed" if dry_run else "freed"
+    say(
+        f"{plural(len(found.snapshots), 'snapshot')}, {plural(len(found.artifacts), 'file')}, "
+        f"{human_size(found.size)} {verb}"
+    )
