@@ -23,7 +23,9 @@ from imagegen.live import Progress
 from imagegen.plan import Base
 from mirror.console import human_size, say
 
-# Between two lines of a build or a check nothing may be heard for long.
+# Seconds. An engine answers at once that it is there, but between two lines of a build or a check
+# nothing may be heard for long.
+_GREETING = 20
 _SILENCE = 3600
 _TAIL = 25
 
@@ -55,7 +57,8 @@ class DockerEngine:
     def __init__(self) -> None:
         """Connect. Raises EngineUnavailableError."""
         try:
-            self.client = docker.from_env(timeout=_SILENCE)
+            self.client = docker.from_env(timeout=_GREETING)
+            self.client.api.timeout = _SILENCE
         except (DockerException, RequestException) as error:
             raise EngineUnavailableError(
                 f"no Docker engine answers: {_innermost(error)}",
@@ -191,7 +194,9 @@ def _follow(events: Iterator[dict[str, Any]], reference: str, progress: Progress
 
 
 def _pinned(reference: str, image: Image) -> Base:
-    pinned = next(iter(sorted(image.attrs.get("RepoDigests") or ())), None)
+    repository = _split_tag(reference.partition("@")[0])[0]
+    digests = sorted(image.attrs.get("RepoDigests") or ())
+    pinned = next((digest for digest in digests if digest.partition("@")[0] == repository), None)
     if pinned:
         return Base(name=reference, reference=pinned, digest=pinned.partition("@")[2])
     return Base(name=reference, reference=str(image.id), digest=str(image.id))

@@ -34,6 +34,8 @@ def is_pip(argv: list[str]) -> bool:
     for index, word in enumerate(argv[1:], 1):
         if word == "-m":
             return argv[index + 1 : index + 2] == ["pip"]
+        if word == "-c":
+            return False
         if not word.startswith("-"):
             folder, _, name = word.rpartition("/")
             if folder.endswith("/pip"):

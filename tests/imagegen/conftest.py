@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,7 +117,7 @@ def sandbox(
     write_files(project.folder / "code", CODE)
     report = project.json("build", NAME)
     yield Sandbox(project, str(report["reference"]), engine)
-    remove_images(engine, [f"lockstock/{NAME}"])
+    remove_images(engine, f"lockstock/{NAME}")
 
 
 def write_files(folder: Path, files: dict[str, str]) -> None:
@@ -125,14 +126,13 @@ def write_files(folder: Path, files: dict[str, str]) -> None:
         (folder / name).write_text(text)
 
 
-def remove_images(engine: DockerEngine, repositories: Sequence[str]) -> None:
-    for repository in repositories:
-        for image in engine.client.images.list(repository):
-            for tag in image.tags:
-                try:
-                    engine.client.images.remove(tag)
-                except NotFound:
-                    continue
+def remove_images(engine: DockerEngine, repository: str) -> None:
+    """Remove every name of a repository; images that have other names stay."""
+    for image in engine.client.images.list(repository):
+        for name in (*image.tags, *image.attrs["RepoDigests"]):
+            if name.startswith((f"{repository}:", f"{repository}@")):
+                with suppress(NotFound):  # the digest goes with the last tag
+                    engine.client.images.remove(name)
 
 
 def _newest(folder: Path, name: str) -> list[Path]:

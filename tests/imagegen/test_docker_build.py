@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -16,7 +17,6 @@ from tests.imagegen.conftest import NAME, Sandbox, remove_images
 from tests.imagegen.stocked import StockedProject
 from tests.wheels import digest, make_sdist, make_wheel
 
-docker = [pytest.mark.docker, pytest.mark.network, pytest.mark.root]
 OTHER = "pytest-other"
 IMAGE = """
 [images.pytest-other]
@@ -33,7 +33,23 @@ def other(tmp_path: Path, sandbox: Sandbox, engine: DockerEngine) -> Iterator[St
     project.share_bases(sandbox.project.layout.root / "bases")
     project.configure(IMAGE.format(base="debian:bookworm"))
     yield project
-    remove_images(engine, [f"lockstock/{OTHER}"])
+    remove_images(engine, f"lockstock/{OTHER}")
+
+
+@pytest.fixture
+def registry(tmp_path: Path, free_port: int) -> Iterator[str]:
+    """A registry on loopback, which engines take without TLS."""
+    settings = tmp_path / "registry.yml"
+    settings.write_text(
+        f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {tmp_path}/registry}}}}\n"
+        f"http: {{addr: '127.0.0.1:{free_port}'}}\nlog: {{level: error}}\n"
+    )
+    with subprocess.Popen(["docker-registry", "serve", str(settings)], stdout=subprocess.DEVNULL) as process:
+        while socket.socket().connect_ex(("127.0.0.1", free_port)):
+            assert process.poll() is None, "the registry did not start"
+            time.sleep(0.05)
+        yield f"127.0.0.1:{free_port}"
+        process.terminate()
 
 
 @pytest.mark.docker
@@ -103,6 +119,37 @@ class TestWithAnEngine:
 
         assert report["base"]["name"] == base
         assert report["base"]["digest"] == sandbox.engine.find(base).id  # type: ignore[union-attr]
+
+    def test_a_base_of_a_registry_is_pulled_and_pinned(
+        self, other: StockedProject, sandbox: Sandbox, registry: str
+    ) -> None:
+        client = sandbox.engine.client
+        repository = f"{registry}/pytest-base"
+        base = client.images.get(sandbox.project.json("build", NAME)["base"]["reference"])
+        base.tag(repository, "1")
+        pushed = list(client.images.push(repository, "1", stream=True, decode=True))
+        client.images.remove(f"{repository}:1")
+        other.configure(IMAGE.format(base=f"docker:{repository}:1"))
+        try:
+            report = other.json("build", OTHER)
+        finally:
+            remove_images(sandbox.engine, repository)
+
+        digest = next(event["aux"]["Digest"] for event in pushed if "aux" in event)
+        assert report["base"] == {
+            "name": f"{repository}:1",
+            "reference": f"{repository}@{digest}",
+            "digest": digest,
+        }
+
+    def test_a_base_that_nobody_has(self, other: StockedProject, registry: str) -> None:
+        other.configure(IMAGE.format(base=f"docker:{registry}/none:1"))
+
+        ended = other.imagegen("build", OTHER)
+
+        assert ended.returncode == 41
+        assert f"docker:{registry}/none:1: the engine cannot have it: " in ended.stderr
+        assert "docker login" in ended.stderr
 
     def test_a_base_of_another_python_is_refused(self, other: StockedProject, engine: DockerEngine) -> None:
         other.stock({"app": []})

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imagegen.archive import Entry, tar_stream, write_folder
+from imagegen.project import project_entries
+
+NAMES = st.lists(
+    st.text(
+        st.characters(exclude_characters="/\0", exclude_categories=("Cs",)), min_size=1, max_size=120
+    ).filter(lambda name: name not in (".", "..")),
+    min_size=1,
+    max_size=4,
+).map("/".join)
+
+
+def read(stream: bytes) -> list[tarfile.TarInfo]:
+    with tarfile.open(fileobj=io.BytesIO(stream)) as archive:
+        return archive.getmembers()
+
+
+def test_entries_are_sorted_with_their_folders_and_without_times(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"y" * 3_000_000)
+    entries = [
+        Entry(path="b/c/d", content=b"x", mode=0o755),
+        Entry(path="b/a", content=tmp_path / "file"),
+        Entry(path="b/link", link="c/d"),
+        Entry(path="a"),
+    ]
+
+    stream = b"".join(tar_stream(entries, uid=1000))
+    members = read(stream)
+
+    assert [member.name for member in members] == ["a", "b", "b/a", "b/c", "b/c/d", "b/link"]
+    assert {(m.uid, m.gid, m.mtime, m.uname) for m in members} == {(1000, 1000, 0, "")}
+    assert [oct(member.mode) for member in members] == ["0o644", "0o755", "0o644", "0o755", "0o755", "0o777"]
+    assert members[2].size == 3_000_000
+    assert stream == b"".join(tar_stream(reversed(entries), uid=1000))
+
+
+@given(st.dictionaries(NAMES, st.binary(max_size=1500), max_size=5))
+def test_what_goes_in_comes_out(content: dict[str, bytes]) -> None:
+    names = sorted(content)
+    # a name cannot be both a file and a folder
+    names = [name for name in names if not any(other.startswith(f"{name}/") for other in names)]
+    stream = b"".join(tar_stream(Entry(path=name, content=content[name]) for name in names))
+
+    with tarfile.open(fileobj=io.BytesIO(stream)) as archive:
+        found = {m.name: archive.extractfile(m).read() for m in archive if m.isfile()}  # type: ignore[union-attr]
+    assert found == {name: content[name] for name in names}
+
+
+@pytest.mark.parametrize("path", ["", "/etc/passwd", "../x", "a/../../x"])
+def test_paths_stay_inside(path: str) -> None:
+    with pytest.raises(ValueError, match="not a path inside"):
+        Entry(path=path)
+
+
+def test_a_folder_shares_files_with_the_store(tmp_path: Path) -> None:
+    (tmp_path / "stored").write_bytes(b"x")
+    write_folder(
+        [
+            Entry(path="wheels/w", content=tmp_path / "stored"),
+            Entry(path="bin/p", content=b"#!", mode=0o755),
+        ],
+        tmp_path / "out",
+    )
+
+    assert (tmp_path / "out/wheels/w").samefile(tmp_path / "stored")
+    assert os.access(tmp_path / "out/bin/p", os.X_OK)
+
+
+def test_a_project_leaves_out_what_is_not_its_own(tmp_path: Path) -> None:
+    for path in (
+        "src/a.py", "tool", ".git/HEAD", "src/__pycache__/a.pyc", "my-env/pyvenv.cfg", "my-env/bin/python",
+        "node_modules/x/y.js", ".stock/store/x", "data/.git-keep",
+    ):  # fmt: skip
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(path)
+    (tmp_path / "tool").chmod(0o700)
+    (tmp_path / "latest").symlink_to("src")
+    (tmp_path / "gone").symlink_to("/nowhere")
+    os.mkfifo(tmp_path / "pipe")
+
+    entries = list(project_entries(tmp_path, tmp_path / ".stock"))
+
+    assert [(entry.path, entry.link, oct(entry.mode)) for entry in entries] == [
+        ("gone", "/nowhere", "0o644"),
+        ("latest", "src", "0o644"),
+        ("tool", None, "0o755"),
+        ("data/.git-keep", None, "0o644"),
+        ("src/a.py", None, "0o644"),
+    ]
