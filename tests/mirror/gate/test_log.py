@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import resource
 import signal
@@ -357,4 +356,4 @@ def test_values_cannot_break_out_of_their_line(path: Path) -> None:
     log.close()
     assert verify(path, SIGNER.verifier).records == 1
     assert path.read_bytes().isascii()
-    assert os.stat(path).st_mode & 0o007 == 0
+    assert path.stat().st_mode & 0o007 == 0
