@@ -43,7 +43,7 @@ class BuildLocks:
     """Resolved requirement sets below one folder, one file for each set and target."""
 
     folder: Path
-    upstream: UpstreamSpec
+    upstreams: tuple[UpstreamSpec, ...] = ()
 
     def resolve(self, requirements: Iterable[str], target: Target) -> Path:
         """Give the hashed requirements.txt for this set; it is made once and then stays.
@@ -81,11 +81,13 @@ class BuildLocks:
             return output.read_text()
 
     def _environment(self) -> dict[str, str]:
-        """Give the child the upstreams of lockstock.toml; a command line would show credentials."""
-        own = {"PIP_INDEX_URL": self.upstream.index} if self.upstream.index else {}
-        if self.upstream.extra:
-            own["PIP_EXTRA_INDEX_URL"] = " ".join(self.upstream.extra)
-        return {**os.environ, **own, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+        """Give the child the indexes of lockstock.toml; a command line would show credentials.
+
+        Pinned ones are left out: pip would ask them for every name, and others for theirs.
+        """
+        own = [spec.index for spec in self.upstreams if not spec.packages]
+        named = {"PIP_INDEX_URL": own[0], "PIP_EXTRA_INDEX_URL": " ".join(own[1:])} if own else {}
+        return {**os.environ, **named, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
 
 
 _OPTIONS = (

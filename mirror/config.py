@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast, get_args
+from urllib.parse import urlsplit
 
 from packaging.utils import canonicalize_name
 
@@ -54,10 +55,13 @@ class LockSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpstreamSpec:
-    """Where to fetch from instead of where the user's own pip does."""
+    """An index to use. With `packages`, patterns of names, it alone is asked for these.
 
-    index: str | None = None
-    extra: tuple[str, ...] = ()
+    One without takes the place of the indexes that the user's own pip is set to.
+    """
+
+    index: str
+    packages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +77,7 @@ class Config:
     tools: tuple[str, ...]
     targets: tuple[Target, ...]
     locks: tuple[LockSpec, ...]
-    upstream: UpstreamSpec
+    upstreams: tuple[UpstreamSpec, ...]
 
 
 def load(file: Path) -> Config:
@@ -106,7 +110,7 @@ def _config(file: Path, document: Table) -> Config:
         locks=tuple(
             _lock(name, table, file.parent) for name, table in document.table("locks").named_tables()
         ),
-        upstream=_upstream(document.table("upstream")),
+        upstreams=tuple(map(_upstream, document.tables("upstream"))),
     )
     mirror.finish()
     document.finish()
@@ -204,6 +208,8 @@ def _targets(table: Table) -> tuple[Target, ...]:
 
 
 def _upstream(table: Table) -> UpstreamSpec:
-    spec = UpstreamSpec(index=table.string("index", None), extra=table.strings("extra", ()))
+    spec = UpstreamSpec(index=table.string("index"), packages=table.strings("packages", ()))
     table.finish()
+    if urlsplit(spec.index).scheme not in ("http", "https", "file"):
+        raise table.fault("index", "must be an http, https or file URL")
     return spec

@@ -132,7 +132,7 @@ def _order(config: Config, text: LockText) -> Order:
 
 async def _resolve_early(config: Config, layout: Layout, locks: Iterable[LockText]) -> None:
     """Resolve what is known before anything is fetched, while it is fetched; errors come up again."""
-    resolver = BuildLocks(folder=layout.build_locks, upstream=config.upstream)
+    resolver = BuildLocks(folder=layout.build_locks, upstreams=config.upstreams)
     sets = {config.tools, *(lock.project_requires for lock in locks)} - {()}
     jobs = [(requires, target) for requires in sets for target in config.targets]
     await asyncio.gather(*(asyncio.to_thread(resolver.resolve, *job) for job in jobs), return_exceptions=True)
@@ -142,7 +142,7 @@ def _build_orders(
     config: Config, layout: Layout, locks: Iterable[LockText], shelf: Shelf
 ) -> tuple[list[Order], Failures]:
     """Order, per target, what the projects and the sdists need to be built, and the tools."""
-    resolver = BuildLocks(folder=layout.build_locks, upstream=config.upstream)
+    resolver = BuildLocks(folder=layout.build_locks, upstreams=config.upstreams)
     wanted = {(TOOLS, config.tools, target) for target in config.targets if config.tools}
     orders, failed = [], Failures()
     for lock in locks:

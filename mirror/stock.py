@@ -142,7 +142,7 @@ class Stockist:
         packages = list(order.lock.packages)
         missing = []
         for index, package in enumerate(packages):
-            if package.key not in needed or is_located(package):
+            if package.key not in needed or is_located(package, self._config.upstreams):
                 continue
             if (files := self._known.get(package)) is not None:
                 packages[index] = replace(package, artifacts=files)

@@ -39,7 +39,7 @@ async def http_client(settings: UpstreamSettings, concurrency: int) -> AsyncIter
         timeout=httpx.Timeout(settings.timeout),
         follow_redirects=True,
         max_redirects=5,
-        auth=_HostAuth(settings.indexes),
+        auth=_HostAuth(settings.named),
         headers={"User-Agent": _USER_AGENT},
     ) as client:
         yield client
@@ -113,7 +113,7 @@ class _Dialer(httpcore.AsyncNetworkBackend):
     """
 
     def __init__(self, settings: UpstreamSettings) -> None:
-        self._named = {host for url in settings.indexes if (host := urlsplit(url).hostname)}
+        self._named = {host for url in settings.named if (host := urlsplit(url).hostname)}
         self._backend = httpcore.AnyIOBackend()
         self._lookups: dict[str, asyncio.Task[list[str]]] = {}
 

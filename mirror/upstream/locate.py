@@ -21,19 +21,24 @@ from packaging.version import InvalidVersion, Version
 
 from lockfiles.errors import LockstockError
 from lockfiles.model import Artifact, Digest, IndexSource, Package
+from mirror.config import UpstreamSpec
 from mirror.errors import DigestMismatchError, NotFoundUpstreamError, UpstreamError
 from mirror.store import write_atomically
 from mirror.upstream.fetch import get
 from mirror.upstream.session import Upstream
-from mirror.upstream.settings import redact
+from mirror.upstream.settings import is_pinned, redact
 from mirror.upstream.simple import ACCEPT, Wanted, file_version, parse_page
 
 
-def is_located(package: Package) -> bool:
-    """Say whether the lock itself tells where each file of the package lies."""
-    return not isinstance(package.source, IndexSource) or (
-        bool(package.artifacts) and all(artifact.url for artifact in package.artifacts)
-    )
+def is_located(package: Package, upstreams: Iterable[UpstreamSpec] = ()) -> bool:
+    """Say whether the lock itself tells where each file of the package lies.
+
+    For a name that is pinned to an index, that index alone tells.
+    """
+    if not isinstance(package.source, IndexSource):
+        return True
+    named = bool(package.artifacts) and all(artifact.url for artifact in package.artifacts)
+    return named and not is_pinned(package.name, upstreams)
 
 
 class LocatedFiles:
@@ -104,7 +109,7 @@ async def files_of(package: Package, upstream: Upstream) -> tuple[Artifact, ...]
         names.append(filename)
         return wanted_version is not None and file_version(filename, package.name) == wanted_version
 
-    for index in (*upstream.settings.indexes, *upstream.settings.find_links):
+    for index in upstream.settings.sources(package.name):
         for file in await _page(upstream, index, package.name, wanted):
             if _is_whole(file) and (not file.digests or allowed & set(file.digests)):
                 found.setdefault(file.filename, file)

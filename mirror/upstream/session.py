@@ -34,7 +34,7 @@ class Upstream:
 @asynccontextmanager
 async def connect(config: Config, settings: UpstreamSettings | None = None) -> AsyncIterator[Upstream]:
     """Open the upstreams that the user's own client is set to, or others. Raises UpstreamError."""
-    settings = settings or pip_settings(config.upstream)
+    settings = settings or pip_settings(config.upstreams)
     async with http_client(settings, config.concurrency) as client:
         gate = asyncio.Semaphore(config.concurrency)
         yield Upstream(client=client, settings=settings, gate=gate, max_file_size=config.max_file_size)

@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from urllib.parse import urlsplit, urlunsplit
 
 from mirror.config import UpstreamSpec
@@ -26,9 +28,13 @@ print(json.dumps({key: getattr(o, key) for key in keys.split()}))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpstreamSettings:
-    """How to ask the indexes. URLs may hold credentials, so they are never printed as they are."""
+    """How to ask the indexes. URLs may hold credentials, so they are never printed as they are.
+
+    `pinned` indexes are asked for the names that they are pinned to, and for nothing else.
+    """
 
     indexes: tuple[str, ...]
+    pinned: tuple[UpstreamSpec, ...] = ()
     find_links: tuple[str, ...] = ()
     cert: str | None = None
     client_cert: str | None = None
@@ -37,8 +43,23 @@ class UpstreamSettings:
     timeout: float = 15.0
     retries: int = 5
 
+    def sources(self, name: str) -> tuple[str, ...]:
+        """Give the indexes and folders to ask for a name: those it is pinned to, or else all others."""
+        pinned = tuple(spec.index for spec in self.pinned if is_pinned(name, (spec,)))
+        return pinned or (*self.indexes, *self.find_links)
 
-def pip_settings(spec: UpstreamSpec) -> UpstreamSettings:
+    @property
+    def named(self) -> tuple[str, ...]:
+        """All index URLs that the user named."""
+        return (*self.indexes, *(spec.index for spec in self.pinned))
+
+
+def is_pinned(name: str, specs: Iterable[UpstreamSpec]) -> bool:
+    """Say whether a package is to come from an index of its own."""
+    return any(fnmatchcase(name, pattern) for spec in specs for pattern in spec.packages)
+
+
+def pip_settings(specs: Collection[UpstreamSpec]) -> UpstreamSettings:
     """Ask pip for its settings; what lockstock.toml names goes before. Raises UpstreamError."""
     answer = subprocess.run([sys.executable, "-c", _ASK_PIP], capture_output=True, text=True, check=False)
     if answer.returncode:
@@ -47,10 +68,12 @@ def pip_settings(spec: UpstreamSpec) -> UpstreamSettings:
             f"pip cannot tell its settings: {reason[0]}", hint="`pip config debug` shows what it reads"
         )
     said = json.loads(answer.stdout)
-    index = [] if said["no_index"] else [said["index_url"], *said["extra_index_urls"]]
+    indexes = [] if said["no_index"] else [said["index_url"], *said["extra_index_urls"]]
+    own = [spec.index for spec in specs if not spec.packages]
     return UpstreamSettings(
-        indexes=tuple([spec.index, *spec.extra] if spec.index else [*index, *spec.extra]),
-        find_links=() if spec.index else tuple(said["find_links"]),
+        indexes=tuple(own or indexes),
+        pinned=tuple(spec for spec in specs if spec.packages),
+        find_links=() if own else tuple(said["find_links"]),
         cert=said["cert"],
         client_cert=said["client_cert"],
         trusted_hosts=tuple(said["trusted_hosts"]),

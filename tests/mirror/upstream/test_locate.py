@@ -95,3 +95,28 @@ def test_credentials_stay_with_their_host(index: IndexServer, tmp_path: Path) ->
         ask(UpstreamSettings(indexes=(index.index.replace("//", "//me:pw@"),)), f"{index.index}/tool/")
         assert "Authorization" in index.requests[0][1]
         assert "Authorization" not in other.requests[0][1]
+
+
+def test_a_pinned_name_never_reaches_another_index(
+    project: Project, index: IndexServer, tmp_path: Path
+) -> None:
+    """Dependency confusion: the public index has a package of the private name, with the locked digest."""
+    impostor = make_wheel(index.folder, "acme-core", "1.0")
+    own = make_wheel(tmp_path / "private", "acme-core", "1.0", files={"acme_core.py": "own = True"})
+    public = make_wheel(index.folder, "flask", "3.0")
+    with IndexServer(own.parent) as private:
+        project.configure(more=f'[[upstream]]\nindex = "{private.index}"\npackages = ["acme-*"]\n')
+        project.lock(impostor, public)
+        assert project.mirror("refresh").returncode == 20
+        project.lock(own, public)
+        project.refreshed()
+        assert {path for path, _ in private.requests} == {"/simple/acme-core/", f"/files/{own.name}"}
+    assert not [path for path, _ in index.requests if "acme" in path]
+
+
+def test_an_upstream_of_a_wrong_kind(project: Project, index: IndexServer) -> None:
+    project.lock(make_wheel(index.folder, "flask", "3.0"))
+    project.configure(more='[[upstream]]\nindex = "ftp://index.example"\n')
+    ended = project.mirror("refresh")
+    assert ended.returncode == 3
+    assert "upstream[0].index" in ended.stderr

@@ -23,8 +23,8 @@ def configure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str) -> Non
     monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
 
 
-def ask(**spec: object) -> UpstreamSettings:
-    return pip_settings(UpstreamSpec(**spec))  # type: ignore[arg-type]
+def ask(*specs: UpstreamSpec) -> UpstreamSettings:
+    return pip_settings(specs)
 
 
 def test_the_configuration_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -60,7 +60,9 @@ def test_lockstock_toml_goes_before_all(monkeypatch: pytest.MonkeyPatch, tmp_pat
         tmp_path,
         "[global]\nindex-url = https://index.example/simple\nfind-links = /srv/wheels\n",
     )
-    found = ask(index="https://own.example/simple", extra=("https://two.example/simple",))
+    found = ask(
+        UpstreamSpec(index="https://own.example/simple"), UpstreamSpec(index="https://two.example/simple")
+    )
     assert found.indexes == ("https://own.example/simple", "https://two.example/simple")
     assert found.find_links == ()
 
@@ -82,3 +84,11 @@ def test_a_pip_that_cannot_tell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 )
 def test_credentials_are_never_shown(url: str, shown: str) -> None:
     assert redact(url) == shown
+
+
+def test_a_pinned_name_is_asked_for_at_its_own_index_only() -> None:
+    private = UpstreamSpec(index="https://private.example/simple", packages=("acme-*",))
+    found = ask(private, UpstreamSpec(index="https://own.example/simple"))
+    assert found.sources("acme-core") == ("https://private.example/simple",)
+    assert found.sources("flask") == ("https://own.example/simple",)
+    assert set(found.named) == {"https://private.example/simple", "https://own.example/simple"}
