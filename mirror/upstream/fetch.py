@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable, Mapping
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote, urlsplit
@@ -21,6 +23,8 @@ _GONE = frozenset({404, 410})
 _LONGEST_PAUSE = 30.0
 _PAGE_LIMIT = 64 << 20
 _CHUNK = 1 << 18
+STALL_SECONDS = 30.0
+STALL_RATE = 1000  # bytes per second
 
 Advance = Callable[[int], None]
 
@@ -74,15 +78,38 @@ async def _transfer(client: httpx.AsyncClient, url: str, incoming: Incoming, adv
         if incoming.received and not _continues(response, incoming.received):
             advance(-incoming.received)
             incoming.restart()
+        pace = _Pace(url)
         async for chunk in response.aiter_raw():  # a chunk size would lose the last ones before a cut
             incoming.write(chunk)
             advance(len(chunk))
+            pace.count(len(chunk))
     if incoming.expected.size is not None and incoming.received < incoming.expected.size:
         raise TruncatedError(
             f"the upstream stopped after {incoming.received} of {incoming.expected.size} bytes",
             where=redact(url),
             hint="run the refresh again; what was stocked is kept",
         )
+
+
+class _Pace:
+    """Ends a transfer that goes on, but hardly: a time-out between two bytes would never come."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._begun = time.monotonic()
+        self._bytes = 0
+
+    def count(self, size: int) -> None:
+        """Count bytes. Raises an error that is worth another try when too few came for too long."""
+        self._bytes += size
+        seconds = time.monotonic() - self._begun
+        if seconds < STALL_SECONDS:
+            return
+        if self._bytes / seconds < STALL_RATE:
+            raise _UnreachableError(
+                f"only {self._bytes} bytes came in {seconds:.0f} s", where=redact(self._url)
+            )
+        self._begun, self._bytes = time.monotonic(), 0
 
 
 def _continues(response: httpx.Response, received: int) -> bool:
@@ -112,8 +139,17 @@ class _StatusError(UpstreamError):
             where=redact(str(response.url)),
             hint="try again later; what was stocked before is kept and served",
         )
-        after = response.headers.get("retry-after", "")
-        self.pause = float(after) if after.isascii() and after.isdigit() else None
+        self.pause = _retry_after(response.headers.get("retry-after", ""))
+
+
+def _retry_after(text: str) -> float | None:
+    """Give the seconds that a Retry-After header asks for: a number, or a date (RFC 9110)."""
+    if text.isascii() and text.isdigit():
+        return float(text)
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    except (TypeError, ValueError):
+        return None
 
 
 def _check_status(response: httpx.Response) -> None:

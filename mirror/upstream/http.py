@@ -6,6 +6,8 @@ import asyncio
 import ipaddress
 import socket
 import ssl
+import subprocess
+from base64 import b64encode
 from collections.abc import AsyncIterator, Generator, Iterable
 from contextlib import asynccontextmanager
 from netrc import NetrcParseError, netrc
@@ -78,30 +80,70 @@ def _tls(settings: UpstreamSettings) -> ssl.SSLContext:
 
 
 class _HostAuth(httpx.Auth):
-    """Sends an index's credentials to that index's host only, and netrc's to netrc's hosts."""
+    """Sends an index's credentials to that index's host only, and netrc's to netrc's hosts.
+
+    Where a host asks for some and there are none, the user's keyring is asked, once, as pip does.
+    """
 
     def __init__(self, urls: Iterable[str]) -> None:
-        self._known: dict[str, tuple[str, str]] = {}
+        self._known: dict[str, tuple[str, str] | None] = {}
+        self._users: dict[str, str] = {}
         for url in urls:
             parts = urlsplit(url)
-            if parts.username:
-                self._known[parts.netloc.rpartition("@")[2]] = (
-                    unquote(parts.username),
-                    unquote(parts.password or ""),
-                )
+            host, user = parts.netloc.rpartition("@")[2], unquote(parts.username or "")
+            if user:
+                self._users[host] = user
+            if user and parts.password is not None:
+                self._known[host] = (user, unquote(parts.password))
         try:
             self._netrc: netrc | None = netrc()
         except (FileNotFoundError, NetrcParseError):
             self._netrc = None
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        credentials = self._known.get(request.url.netloc.decode("ascii"))
-        if credentials is None and self._netrc and (entry := self._netrc.authenticators(request.url.host)):
-            credentials = (entry[0], entry[2] or "")
+        host = request.url.netloc.decode("ascii")
+        credentials = self._known.get(host) or self._from_netrc(request.url.host)
+        if credentials is None and (user := self._users.get(host)):
+            credentials = (user, "")  # a token in the place of the user's name
         if credentials:
-            yield from httpx.BasicAuth(*credentials).auth_flow(request)
+            response = yield from self._send(request, credentials)
         else:
-            yield request
+            response = yield request
+        if response.status_code == 401 and host not in self._known:
+            self._known[host] = _from_keyring(f"{request.url.scheme}://{host}/", self._users.get(host))
+            if found := self._known[host]:
+                yield from self._send(request, found)
+
+    def _send(
+        self, request: httpx.Request, credentials: tuple[str, str]
+    ) -> Generator[httpx.Request, httpx.Response, httpx.Response]:
+        secret = b64encode(":".join(credentials).encode()).decode("ascii")
+        request.headers["Authorization"] = f"Basic {secret}"
+        return (yield request)
+
+    def _from_netrc(self, host: str) -> tuple[str, str] | None:
+        entry = self._netrc.authenticators(host) if self._netrc else None
+        return (entry[0], entry[2] or "") if entry else None
+
+
+def _from_keyring(url: str, user: str | None) -> tuple[str, str] | None:
+    """Ask the `keyring` command; None where there is no such command or entry."""
+    arguments = ["get", url, user] if user else ["--mode", "creds", "get", url]
+    try:
+        answer = subprocess.run(
+            ["keyring", *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return None
+    lines = answer.stdout.splitlines()
+    if answer.returncode or len(lines) < (1 if user else 2):
+        return None
+    return (user, lines[0]) if user else (lines[0], lines[1])
 
 
 class _Dialer(httpcore.AsyncNetworkBackend):
