@@ -6,9 +6,11 @@ and takes milliseconds when nothing changed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -58,6 +60,72 @@ def verify(
     if verdict.damage:
         names = ", ".join(finding.name or finding.path for finding in verdict.damage[:5])
         raise DamageError(f"{plural(len(verdict.damage), 'thing')} found that should not be: {names}")
+
+
+def _size(text: str) -> int:
+    """Read 4G, 650M or 4GiB as bytes."""
+    found = re.fullmatch(r"(\d+)([KMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
+    if found is None or (found[3] and not found[2]):
+        raise typer.BadParameter(f"{text!r} is not a size such as 4G or 650MiB")
+    size: int = int(found[1]) * (1024 if found[3] else 1000) ** " KMGT".index(found[2].upper() or " ")
+    return size
+
+
+@commands.command()
+def export(
+    to: Annotated[
+        Path, typer.Option("--to", metavar="FILE|DIR", help="The file to write, or the folder for it.")
+    ],
+    name: SnapshotArgument = history.CURRENT,
+    since: Annotated[
+        str | None,
+        typer.Option(metavar="SNAPSHOT", help="Leave out what this snapshot has: the other side holds it."),
+    ] = None,
+    volume_size: Annotated[
+        int | None,
+        typer.Option(parser=_size, metavar="SIZE", help="Split into files of at most this size: 4G."),
+    ] = None,
+    config: ConfigOption = configuration.DEFAULT_FILE,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a snapshot as a bundle, for a mirror that no network leads to."""
+    from mirror.transfer import export as write
+
+    layout = Layout(configuration.load(config).root)
+    name = history.resolve(layout.snapshots, name)
+    base = history.resolve(layout.snapshots, since) if since else None
+    with download_progress() as progress:
+        advance = partial(progress.advance, progress.add_task("exporting", total=None))
+        done = write(layout, name, base, to, volume_size, advance)
+    if as_json:
+        print_json(asdict(done))
+        return
+    for path in done.volumes:
+        typer.echo(path)
+    say(f"exported {plural(done.files, 'file')} of {name}, {human_size(done.size)}")
+
+
+@commands.command("import")
+def import_(
+    volumes: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="The bundle's volumes, in their order.")
+    ],
+    config: ConfigOption = configuration.DEFAULT_FILE,
+    as_json: JsonOption = False,
+) -> None:
+    """Check a bundle, all of it, and then stock and publish what it holds."""
+    from mirror.publish.deliver import deliver
+    from mirror.transfer import import_ as take
+
+    loaded = configuration.load(config)
+    with download_progress() as progress:
+        advance = partial(progress.advance, progress.add_task("importing", total=None))
+        done = take(Layout(loaded.root), volumes, partial(deliver, loaded), advance)
+    if as_json:
+        print_json(asdict(done))
+        return
+    fate = "is served now" if done.changed else "was held already"
+    say(f"imported {plural(done.files, 'file')}, {human_size(done.size)}; {done.snapshot} {fate}")
 
 
 @commands.command()

@@ -67,4 +67,11 @@ class Layout:
                     where=str(self.root),
                     hint="wait until it ends; nothing was changed",
                 ) from None
+            self._sweep()
             yield
+
+    def _sweep(self) -> None:
+        """Drop what killed runs left half-written; only who holds the mirror may."""
+        self.store.sweep()
+        for leftover in self.snapshots.root.glob(".*.tmp"):
+            leftover.unlink(missing_ok=True)

@@ -81,7 +81,6 @@ def verify(layout: Layout, begin: Begin, repair: Repair | None = None) -> Verdic
     missing. Raises BusyError, StoreError.
     """
     with layout.exclusive():
-        layout.store.sweep()
         snapshots, damage = _manifests(layout)
         damage += _foreign(layout)
         named = _named(snapshots)
