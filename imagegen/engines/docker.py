@@ -28,6 +28,7 @@ from mirror.console import human_size, say
 _GREETING = 20
 _SILENCE = 3600
 _TAIL = 25
+_CHATTER = (" --->", "Removing intermediate container")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,7 +179,7 @@ def _follow(events: Iterator[dict[str, Any]], reference: str, progress: Progress
                 step = " ".join(line.removeprefix("Step ").replace(" :", "", 1).split())
                 progress.step(f"  {step}"[:110])
                 last.clear()
-            elif line.strip() and not line.startswith(" --->"):
+            elif line.strip() and not line.startswith(_CHATTER):
                 progress.detail(line)
                 last.append(line)
         image = str(event.get("aux", {}).get("ID", image))

@@ -32,8 +32,11 @@ def other(tmp_path: Path, sandbox: Sandbox, engine: DockerEngine) -> Iterator[St
     project.stock({"app": [make_wheel(tmp_path, "alpha", "1.0")]})
     project.share_bases(sandbox.project.layout.root / "bases")
     project.configure(IMAGE.format(base="debian:bookworm"))
+    before = _unnamed(engine)
     yield project
     remove_images(engine, f"lockstock/{OTHER}")
+    for left in _unnamed(engine) - before:  # what the engine keeps of a build that failed, to go on from
+        engine.client.images.remove(left)
 
 
 @pytest.fixture
@@ -296,6 +299,10 @@ class TestRender:
 def test_templates_have_one_digest() -> None:
     assert templates_digest() == templates_digest()
     assert len(templates_digest()) == 64
+
+
+def _unnamed(engine: DockerEngine) -> set[str]:
+    return {str(image.id) for image in engine.client.images.list(filters={"dangling": True})}
 
 
 def _kill_when(command: list[str], folder: Path, line: str) -> None:
