@@ -28,7 +28,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-NameArgument = Annotated[str, typer.Argument(help="An image of lockstock.toml: the NAME of [images.NAME].")]
+NameArgument = Annotated[
+    str,
+    typer.Argument(
+        help="An image of lockstock.toml, as in \\[images.NAME].", metavar="NAME", show_default=False
+    ),
+]
 ConfigOption = Annotated[
     Path, typer.Option("--config", "-c", help="The configuration to use.", metavar="FILE", show_default=True)
 ]

@@ -36,6 +36,10 @@ def test_each_command_has_help(command: str) -> None:
     assert "--config" in ended.output
 
 
+def test_help_shows_brackets_as_they_are() -> None:
+    assert "[images.NAME]" in CliRunner().invoke(app, ["build", "--help"]).output
+
+
 def test_version() -> None:
     assert CliRunner().invoke(app, ["--version"]).output.startswith("lockstock ")
 
