@@ -197,15 +197,27 @@ class _Walk:
                 open_edges.append(edge)
                 continue
             self._active |= gained
-            key = (reached or edge.keys)[0]
+            key = (reached or [key for key in edge.keys if self._python_fits(key)] or edge.keys)[0]
             for step in ((key, None), *((key, extra) for extra in edge.extras)):
                 if step not in seen:
                     seen[step] = None
                     edges.extend(self._edges(step))
         return seen
 
+    def _python_fits(self, key: Key) -> bool:
+        package = self._packages.get(key)
+        specifier = parse_specifier(package.requires_python or "") if package else None
+        return specifier is None or specifier.contains(
+            self._environment["python_full_version"], prereleases=True
+        )
+
     def _edges(self, step: _Step) -> Iterable[Dependency]:
-        package, extra = self._packages[step[0]], step[1]
+        key, extra = step
+        if key not in self._packages:
+            raise LockError(
+                f"{key[0]} is needed, but it is not in the lock", where=self._lock.filename, hint="lock again"
+            )
+        package = self._packages[key]
         return package.dependencies if extra is None else package.extras.get(extra, ())
 
     def _start(self, seen: dict[_Step, None]) -> Iterator[Dependency]:

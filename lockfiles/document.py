@@ -201,6 +201,8 @@ def toml_line(text: str, path: Path) -> int | None:
         common = next(
             (i for i, (a, b) in enumerate(zip(here, path, strict=False)) if a != b), min(len(here), len(path))
         )
+        if common == len(path):  # the value itself, or the first thing in it
+            return number
         if common == len(here) and common > depth:
             best, depth = number, common
     return best

@@ -129,7 +129,7 @@ def _split_libc(text: str, glibc: str | None) -> tuple[str, str]:
         if text.startswith(libc):
             version = text.removeprefix(libc) or (glibc if libc == "glibc" and glibc else default)
             if not _is_version(version, (2,)):
-                break
+                raise ValueError(f"{version!r} is not a version of {libc}: for example {default}")
             return libc, version
     raise ValueError(f"{text!r} is not a C library: glibc, glibc2.36, musl or musl1.2")
 

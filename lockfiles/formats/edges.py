@@ -9,8 +9,11 @@ from dataclasses import replace
 from lockfiles.errors import LockError
 from lockfiles.formats.constraint import allows
 from lockfiles.formats.project import Project, Wanted, WantedBy
-from lockfiles.model import Dependencies, Dependency, Lock, Package, PathSource
+from lockfiles.model import Dependencies, Dependency, IndexSource, Lock, Package, PathSource
 from lockfiles.specs import parse_version
+
+_LEFT_OUT = {"pip", "setuptools", "wheel", "distribute"}
+"""What older tools did not lock, since every environment had it."""
 
 
 class Edges:
@@ -22,7 +25,7 @@ class Edges:
             self._by_name[package.name].append(package)
 
     def to(self, wanted: Iterable[Wanted]) -> tuple[Dependency, ...]:
-        """Give the edges for specifiers. What is not in the lock is needed nowhere that it is for."""
+        """Give the edges for specifiers; what is not in the lock may be for machines it is not for."""
         return tuple(self._edges(wanted))
 
     def by_name(self, wanted: WantedBy) -> Dependencies:
@@ -33,11 +36,11 @@ class Edges:
         for item in wanted:
             found = self._by_name.get(item.name, [])
             fitting = [p for p in found if len(found) == 1 or allows(item.constraint or "*", p.version or "")]
-            if fitting:
-                newest = sorted(fitting, key=lambda p: parse_version(p.version or "0"), reverse=True)
-                yield Dependency(
-                    keys=tuple(dict.fromkeys(p.key for p in newest)), extras=item.extras, marker=item.marker
-                )
+            newest = sorted(fitting, key=lambda p: parse_version(p.version or "0"), reverse=True)
+            keys = tuple(dict.fromkeys(p.key for p in newest))
+            if keys or item.name not in _LEFT_OUT:
+                absent = ((item.name, None, IndexSource()),)
+                yield Dependency(keys=keys or absent, extras=item.extras, marker=item.marker)
 
 
 def rooted(lock: Lock, packages: Sequence[Package], edges: Edges, project: Project) -> Lock:

@@ -68,7 +68,7 @@ def parse(filename: str, text: str, read: Read | None = None) -> Lock:
         raise top.fault(
             "", "without `inherit_metadata` pdm.lock needs the pyproject.toml beside it", "put it there"
         )
-    return _connected(lock, tables, project)
+    return _connected(lock, tables, _locked(project, metadata.strings("groups", (_MAIN,))))
 
 
 def _by_markers(lock: Lock, tables: Sequence[Table], groups: Sequence[str], project: Project | None) -> Lock:
@@ -92,6 +92,15 @@ def _marker(table: Table) -> Marker | None:
         return marker if _MAIN in groups else both(in_groups(groups, ("extras", "dependency_groups")), marker)
     except ValueError as error:
         raise table.fault("groups", str(error)) from error
+
+
+def _locked(project: Project, names: Sequence[str]) -> Project:
+    """Keep the extras and groups that were locked."""
+    return replace(
+        project,
+        extras={name: wanted for name, wanted in project.extras.items() if name in names},
+        groups={name: wanted for name, wanted in project.groups.items() if name in names},
+    )
 
 
 def _connected(lock: Lock, tables: Sequence[Table], project: Project) -> Lock:
@@ -142,6 +151,9 @@ def _package(table: Table) -> Package:
     return Package(
         name=name,
         version=table.string("version", None),
+        requires_python=str(requires)
+        if (requires := table.parsed("requires_python", parse_specifier))
+        else None,
         artifacts=tuple(file_of(file, url) for file in table.tables("files")),
         source=source,
     )

@@ -38,10 +38,10 @@ _OF_A_FILE = {
     "index-url", "extra-index-url", "find-links", "no-binary", "only-binary", "trusted-host", "use-feature",
 }  # fmt: skip
 _FLAGS = {"no-index", "prefer-binary", "require-hashes", "pre"}
-_COMMENT = re.compile(r"(?:^|\s+)#.*$")
+_COMMENT = re.compile(r"(?:^|(?<!\s)\s+)#.*$")
 _EDITABLE = re.compile(r"(?:-e|--editable)[\s=]*")
 _TOKEN = re.compile(r"""(?:[^\s"']|"[^"]*"|'[^']*'|["'])+""")
-_NAME_AT_URL = re.compile(r"[A-Za-z0-9][\w.-]*\s*(?:\[[^\]]*\])?\s*@")
+_NAME_AT_URL = re.compile(r"[A-Za-z0-9][\w.-]*\s*(?:\[[^\]]*\]\s*)?@")
 _SCHEME = re.compile(r"(?:[a-z]+\+)?[a-z]+:")
 _SIGNATURE = re.compile(r"^[A-Za-z0-9][\w.-]*(?:\[[^\]\n]*\])?==[^\n]*(?:\n\s+)?--hash[= ]", re.MULTILINE)
 _HINT = "make hashes with `pip-compile --generate-hashes` or `uv pip compile --generate-hashes`"
