@@ -15,6 +15,7 @@ from lockfiles.urls import check_filename
 
 _STRENGTH = {"md5": 0, "sha1": 0, "sha224": 1, "sha256": 2, "sha384": 3, "sha512": 4}
 _HEX_LENGTH = {"md5": 32, "sha1": 40, "sha224": 56, "sha256": 64, "sha384": 96, "sha512": 128}
+_IS_HEX = re.compile("[0-9a-f]+").fullmatch
 
 
 class Ecosystem(StrEnum):
@@ -36,7 +37,7 @@ class Digest:
         length = _HEX_LENGTH.get(self.algorithm)
         if length is None:
             raise ValueError(f"unknown hash algorithm {self.algorithm!r}")
-        if not re.fullmatch(f"[0-9a-f]{{{length}}}", self.value):
+        if len(self.value) != length or not _IS_HEX(self.value):
             raise ValueError(f"a {self.algorithm} digest has {length} hexadecimal digits")
 
     @classmethod

@@ -112,8 +112,9 @@ def _ranks(target: Target) -> dict[Tag, int]:
 
 
 def _platforms(target: Target) -> Iterator[str]:
-    """Give platform tags from new to old: PEP 600 with its legacy aliases, or PEP 656."""
+    """Give platform tags in pip's order: plain Linux, then PEP 600 with its legacy aliases or PEP 656."""
     newest = int(target.libc_version.split(".")[1])
+    yield f"linux_{target.arch}"
     if target.libc == "musl":
         yield from (f"musllinux_1_{minor}_{target.arch}" for minor in range(newest, -1, -1))
     else:
@@ -121,7 +122,6 @@ def _platforms(target: Target) -> Iterator[str]:
             yield f"manylinux_2_{minor}_{target.arch}"
             if minor in _LEGACY_MANYLINUX:
                 yield f"{_LEGACY_MANYLINUX[minor]}_{target.arch}"
-    yield f"linux_{target.arch}"
 
 
 def _split_libc(text: str, glibc: str | None) -> tuple[str, str]:

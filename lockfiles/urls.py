@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 _CREDENTIALS = re.compile(r"(://)[^/@\s]+@")
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
@@ -21,7 +21,10 @@ def without_credentials(url: str) -> str:
 
 def filename_of(url: str) -> str:
     """Give the file name at the end of a URL's path. Raises ValueError where there is none."""
-    name = unquote(urlsplit(url).path.rpartition("/")[2])
+    address = url.partition("#")[0].partition("?")[0]
+    scheme, separator, rest = address.partition("://")
+    name = rest.partition("/")[2].rpartition("/")[2] if separator else scheme.rpartition("/")[2]
+    name = unquote(name) if "%" in name else name
     check_filename(name)
     return name
 

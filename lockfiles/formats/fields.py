@@ -23,20 +23,28 @@ def file_of(table: Table, url: str | None = None) -> Artifact:
     `url` is that of the package, where the file has none of its own.
     """
     address = table.string("url", url)
-    name = table.string("file", None) or table.string("filename", None)
-    path = table.string("path", None)
     digest = table.parsed("hash", Digest.parse)
-    size = table.integer("size", 0)
     try:
         return Artifact(
-            filename=name
-            or (path.replace("\\", "/").rpartition("/")[2] if path else filename_of(address or "")),
+            filename=_named(table) or filename_of(address or ""),
             digests=(digest,) if digest else (),
             url=address,
-            size=size or None,
+            size=table.integer("size", 0) or None,
         )
     except ValueError as error:
         raise table.fault("", redact(str(error))) from error
+
+
+def _named(table: Table) -> str | None:
+    """Give the name that a file has in the lock, if it has one besides its URL."""
+    for key in ("file", "filename", "path"):
+        if key in table.value:
+            return (
+                table.string(key).replace("\\", "/").rpartition("/")[2]
+                if key == "path"
+                else table.string(key)
+            )
+    return None
 
 
 def parse_lock_marker(text: str) -> Marker:
