@@ -45,6 +45,11 @@ class Layout:
         return self.root / "git"
 
     @property
+    def tree(self) -> Path:
+        """The static trees, and the link to the one that is served."""
+        return self.root / "tree"
+
+    @property
     def devpi(self) -> Path:
         """The state of devpi-server."""
         return self.root / "devpi"

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from mirror.config import Config
 from mirror.layout import Layout
-from mirror.publish import devpi, devpi_server
+from mirror.publish import devpi, devpi_server, simple
 from mirror.snapshot import Snapshot
 
 
@@ -18,6 +18,7 @@ def deliver(config: Config, name: str, snapshot: Snapshot) -> None:
     """
     layout = Layout(config.root)
     published = devpi.publish(layout.devpi, name, snapshot, layout.store)
+    simple.publish(layout, name, snapshot)
     withdraw(layout, {*layout.snapshots.names(), name})
     if published.changed:
         from mirror.publish.check import check_index  # its HTTP client takes long to import
@@ -29,3 +30,4 @@ def deliver(config: Config, name: str, snapshot: Snapshot) -> None:
 def withdraw(layout: Layout, keep: Collection[str]) -> None:
     """Take away what was published of all snapshots but those named. Raises RegistryError."""
     devpi.prune(layout.devpi, keep)
+    simple.prune(layout, keep)

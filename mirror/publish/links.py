@@ -18,7 +18,7 @@ def published(root: Path) -> Iterator[tuple[Path, str]]:
     """Give every file that the mirror in `root` publishes, with the first digits of its sha256."""
     patterns = (
         (devpi.server_folder(root / "devpi") / "+files" / devpi.USER, "*/+f/*/*/*"),
-        (root / "tree" / "files", "*/*/*"),
+        (root / "tree", "[0-9]*/files/*/*/*"),
     )
     for folder, pattern in patterns:
         for path in sorted(folder.glob(pattern)):

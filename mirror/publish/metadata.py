@@ -41,6 +41,18 @@ def read(path: Path, filename: str) -> RawMetadata | None:
         return None
 
 
+def wheel_metadata(path: Path, filename: str) -> bytes | None:
+    """Give the exact bytes of a wheel's METADATA, as PEP 658 serves them; None where there is not one."""
+    if not filename.endswith(".whl"):
+        return None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            found = [entry for entry in archive.infolist() if _IN_WHEEL.fullmatch(entry.filename)]
+        return _from_zip(path, _IN_WHEEL) if len(found) == 1 else None
+    except _UNREADABLE:
+        return None
+
+
 def _find(path: Path, filename: str) -> bytes | None:
     if filename.endswith(".whl"):
         return _from_zip(path, _IN_WHEEL)
