@@ -1,0 +1,192 @@
+"""What all connections of a gate share: policy, log, limits; and how a denial is told and written down."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mirror.gate.dial import Resolver, system_resolver
+from mirror.gate.errors import LogError
+from mirror.gate.hosts import Endpoint
+from mirror.gate.http1 import Head, render_head
+from mirror.gate.limits import NO_LIMITS, Limits, Meter, Usage
+from mirror.gate.log import Log
+from mirror.gate.packages import Shelf
+from mirror.gate.policy import Decision, Kind, Policy, deny
+from mirror.gate.relay import Tunnel
+from mirror.gate.requests import Request
+
+_STATUS = {
+    Kind.MALFORMED: 400,
+    Kind.TOKEN: 407,
+    Kind.RATE: 429,
+    Kind.NOT_IN_LOCK: 404,
+    Kind.NEAR_NAME: 404,
+    Kind.UPSTREAM: 502,
+    Kind.CLOSED: 503,
+}
+_REASON_LIMIT = 160
+_TARGET_LIMIT = 200
+
+Identify = Callable[[Head, str], str]
+"""Gives the task of a request with an operation. Raises TokenError."""
+
+
+class Denied(Exception):  # noqa: N818 - an outcome, not a fault
+    """A request ends here; whoever catches it records it and tells the client."""
+
+    def __init__(self, decision: Decision, status: int | None = None) -> None:
+        super().__init__(decision.reason)
+        self.decision = decision
+        self.status = status or _STATUS.get(decision.kind, 403)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How a gate works. `tree` is the static tree it serves; `secrets` are header values by route.
+
+    Times are in seconds: for a whole head, and without a byte in a tunnel.
+    """
+
+    policy: Policy
+    tree: Path | None = None
+    shelf: Shelf = field(default_factory=lambda: Shelf({}, {}))
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    resolver: Resolver = system_resolver
+    tls: ssl.SSLContext = field(default_factory=ssl.create_default_context)
+    head_seconds: float = 15
+    idle_seconds: float = 600
+    connections: int = 4096
+
+
+@dataclass(slots=True, kw_only=True)
+class Exchange:
+    """One request and the connection it came on."""
+
+    task: str
+    head: Head
+    request: Request
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+
+class Core:
+    """The shared state. After a failure of the log nothing goes on, and all tunnels end."""
+
+    def __init__(self, settings: Settings, log: Log) -> None:
+        self.settings = settings
+        self.tunnels: set[Tunnel] = set()
+        self.failure: LogError | None = None
+        self._log = log
+        self._meters: dict[str, Meter] = {}
+
+    def record(self, event: str, task: str, **fields: Any) -> None:
+        """Write a record, or close the gate. Raises Denied where it cannot be written."""
+        try:
+            if self.failure:
+                raise self.failure
+            self._log.append({"event": event, "task": task, "policy": self.settings.policy.digest, **fields})
+        except LogError as error:
+            self.close(error)
+            reason = "the gate is closed, for it cannot keep its log"
+            raise Denied(deny(Kind.CLOSED, reason, "log")) from error
+
+    def close(self, failure: LogError) -> None:
+        """Let nothing through any more."""
+        self.failure = self.failure or failure
+        for tunnel in list(self.tunnels):
+            tunnel.stop("gate closed")
+
+    def usages(self, task: str, rule: str, limits: Limits = NO_LIMITS) -> tuple[Usage, ...]:
+        """Give what a request of a task by a rule counts against."""
+        meter = self._meters.setdefault(task, Meter(Usage(self.settings.policy.limits)))
+        return meter.usages(rule, limits)
+
+    def admit(self, usages: tuple[Usage, ...], rule: str) -> None:
+        """Take one request from the rates and see that budgets are left. Raises Denied."""
+        now = asyncio.get_running_loop().time()
+        if any(usage.spent for usage in usages):
+            raise Denied(deny(Kind.BUDGET, "the byte budget is spent", rule, "a larger sent or received"))
+        if not all(usage.admit(now) for usage in usages):
+            raise Denied(
+                deny(Kind.RATE, "more requests than the rate allows", rule, "a larger rate or burst")
+            )
+
+    def record_decision(
+        self, task: str, request: Request, decision: Decision, stage: str = "outcome"
+    ) -> None:
+        """Write down what was asked for and what was decided.
+
+        `stage` is `policy` for what the policy alone decides, `outcome` for what came of it later.
+        """
+        self.record(
+            "decision",
+            task,
+            verdict=decision.verdict.value,
+            rule=decision.rule,
+            kind=decision.kind.value,
+            reason=decision.reason,
+            **({"ask": decision.ask} if decision.ask else {}),
+            stage=stage,
+            **describe(request),
+        )
+
+    def denial(self, denied: Denied, head: Head | None) -> bytes:
+        """Write the answer to a denied request: it says which policy, which rule, and what to ask for."""
+        decision, policy = denied.decision, self.settings.policy
+        body = json.dumps(
+            {
+                "denied": decision.reason,
+                "kind": decision.kind.value,
+                "policy": policy.name,
+                "policy_digest": policy.digest,
+                "rule": decision.rule,
+                "ask_for": decision.ask or "nothing: this is never allowed",
+            },
+            indent=1,
+        )
+        phrase = f"lockstock: {decision.reason} (policy {policy.name}, rule {decision.rule})"
+        status, extra = denied.status, []
+        if decision.kind is Kind.TOKEN:
+            proxied = head is not None and not head.target.startswith("/")
+            status = 407 if proxied else 401
+            name = "Proxy-Authenticate" if proxied else "WWW-Authenticate"
+            extra = [(name, 'Basic realm="lockstock", charset="UTF-8"')]
+        headers = (
+            ("Content-Type", "application/json"),
+            ("Content-Length", str(len(body) + 1)),
+            ("Connection", "close"),
+            *extra,
+        )
+        first = f"HTTP/1.1 {status} {_printable(phrase)[:_REASON_LIMIT]}"
+        silent = head is not None and head.method == "HEAD"
+        return render_head(first, headers) + (b"" if silent else f"{body}\n".encode())
+
+
+def describe(request: Request) -> dict[str, object]:
+    """Give a request as fields of a record; a query may hold secrets, so its length alone is told."""
+    path, _, query = request.path.partition("?")
+    fields: dict[str, object] = {"way": request.way.value, "method": request.method}
+    if isinstance(request.endpoint, Endpoint):
+        fields |= {"host": str(request.endpoint.host), "port": request.endpoint.port}
+    if path:
+        fields |= {"path": path[:1024]}
+    if query:
+        fields |= {"query_bytes": len(query)}
+    if request.route:
+        fields |= {"route": request.route[:64]}
+    return fields
+
+
+def shown_target(target: str) -> str:
+    """Give a target that could not be read as it may stand in the log: short, and without credentials."""
+    return _printable(target.rpartition("@")[2].partition("?")[0])[:_TARGET_LIMIT]
+
+
+def _printable(text: str) -> str:
+    return "".join(character if " " <= character <= "~" else "?" for character in text)

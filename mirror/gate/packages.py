@@ -1,0 +1,72 @@
+"""What the mirror holds, as the gate asks for it: the package of a file, and names that are close."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from urllib.parse import unquote
+
+from packaging.utils import canonicalize_name
+
+from lockfiles.model import Ecosystem
+from mirror.gate.policy import Kind
+from mirror.snapshot import Snapshot, Stocked
+
+_CLOSE = 0.8
+# `/simple/NAME/` and `/npm/NAME`, below whatever the trees are served under.
+_PYTHON = re.compile(r"(?:/[^/]+)*?/simple/([^/]+)/?(?:index\.(?:html|json))?")
+_NPM = re.compile(r"(?:/[^/]+)*?/npm/((?:@[^/]+/)?[^/@-][^/]*)/?")
+
+
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """The stocked files by digest with the locks that name them, and the names of each ecosystem."""
+
+    files: Mapping[str, tuple[Stocked, tuple[str, ...]]]
+    names: Mapping[str, frozenset[str]]
+
+    @classmethod
+    def of(cls, snapshot: Snapshot | None) -> Shelf:
+        """Make the shelf of a snapshot; an empty one where there is none."""
+        if snapshot is None:
+            return cls({}, {})
+        locks: dict[str, set[str]] = {}
+        for selection in snapshot.selections:
+            for digest in selection.artifacts:
+                locks.setdefault(digest, set()).add(selection.lock)
+        names: dict[str, set[str]] = {}
+        for stocked in snapshot.artifacts:
+            names.setdefault(stocked.ecosystem, set()).add(stocked.name)
+        return cls(
+            {a.sha256: (a, tuple(sorted(locks.get(a.sha256, ())))) for a in snapshot.artifacts},
+            {ecosystem: frozenset(found) for ecosystem, found in names.items()},
+        )
+
+    def describe(self, sha256: str) -> dict[str, object]:
+        """Say what package the bytes with this digest are, for a record; nothing where they are none."""
+        if sha256 not in self.files:
+            return {}
+        stocked, locks = self.files[sha256]
+        return {
+            "ecosystem": stocked.ecosystem,
+            "package": stocked.name,
+            "version": stocked.version,
+            "locks": list(locks),
+        }
+
+    def classify(self, ecosystem: str, name: str) -> tuple[Kind, str]:
+        """Say what it is to ask for a name that is not there, and which held name is close to it."""
+        near = get_close_matches(name, sorted(self.names.get(ecosystem, ())), 1, _CLOSE)
+        return (Kind.NEAR_NAME, near[0]) if near and near[0] != name else (Kind.NOT_IN_LOCK, "")
+
+
+def asked_package(path: str) -> tuple[str, str] | None:
+    """Give the ecosystem and the canonical name of the package whose page a path is."""
+    text = unquote(path.partition("?")[0])
+    if match := _PYTHON.fullmatch(text):
+        return Ecosystem.PYPI.value, canonicalize_name(match[1])
+    if match := _NPM.fullmatch(text):
+        return Ecosystem.NPM.value, match[1]
+    return None

@@ -1,0 +1,288 @@
+"""The listener: one door, on a unix socket whose file is the task's identity, or on TCP with tokens."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from email.utils import formatdate
+from pathlib import Path
+
+from mirror.gate.core import Core, Denied, Exchange, Identify, Settings, shown_target
+from mirror.gate.errors import GateError, TokenError
+from mirror.gate.hosts import HostError, parse_endpoint
+from mirror.gate.http1 import HEAD_LIMIT, Head, HttpError, parse_head, render_head
+from mirror.gate.limits import NO_LIMITS, Usage
+from mirror.gate.log import Log
+from mirror.gate.outward import forward, routed, tunnel
+from mirror.gate.packages import asked_package
+from mirror.gate.policy import Allow, Kind, Route, decide, deny, unreadable
+from mirror.gate.requests import Request, Way, read_request
+from mirror.gate.tree import Found, Moved, byte_range, find
+
+_CHUNK = 256 * 1024
+_BACKLOG = 1024
+_LINGER = 1.0
+_LINGER_BYTES = 1 << 18
+
+
+class Gate:
+    """A gate that listens. `task` is who comes by a unix socket; `identify` asks tokens on TCP."""
+
+    def __init__(
+        self, settings: Settings, log: Log, *, task: str = "", identify: Identify | None = None
+    ) -> None:
+        self.core = Core(settings, log)
+        self._settings = settings
+        self._task = task
+        self._identify = identify or (lambda head, operation: task)
+        self._servers: list[asyncio.Server] = []
+        self._clients: set[asyncio.Task[None]] = set()
+        self.core.record("start", task, name=settings.policy.name)
+
+    async def listen_unix(self, path: Path) -> None:
+        """Listen on a socket file, which everyone in the sandbox may use. Raises GateError."""
+        try:
+            path.unlink(missing_ok=True)
+            server = await asyncio.start_unix_server(self._client, path, limit=HEAD_LIMIT, backlog=_BACKLOG)
+            path.chmod(0o666)
+        except OSError as error:
+            raise GateError(f"cannot listen: {error.strerror}", where=str(path)) from error
+        self._servers.append(server)
+
+    async def listen_tcp(self, host: str, port: int) -> int:
+        """Listen on TCP and give the port. Raises GateError."""
+        try:
+            server = await asyncio.start_server(self._client, host, port, limit=HEAD_LIMIT, backlog=_BACKLOG)
+        except OSError as error:
+            raise GateError(f"cannot listen: {error.strerror}", where=f"{host}:{port}") from error
+        self._servers.append(server)
+        return int(server.sockets[0].getsockname()[1])
+
+    async def close(self) -> None:
+        """Take no more, end what is open, and write that down; the log stays open."""
+        for server in self._servers:
+            server.close()
+        for tunnel_ in list(self.core.tunnels):
+            tunnel_.stop("gate closed")
+        if self._clients:
+            await asyncio.wait(self._clients, timeout=_LINGER)
+        for client in list(self._clients):
+            client.cancel()
+        await asyncio.gather(*self._clients, return_exceptions=True)
+        if not self.core.failure:
+            self.core.record("stop", self._task)
+
+    async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        me = asyncio.current_task()
+        assert me is not None  # noqa: S101 - asyncio runs this in a task
+        self._clients.add(me)
+        try:
+            while await self._exchange(reader, writer):
+                pass
+        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            return  # the client went, or the gate closes
+        finally:
+            self._clients.discard(me)
+            writer.close()
+
+    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Take one request; says whether the connection goes on."""
+        head: Head | None = None
+        try:
+            self._check_open()
+            head = await self._head(reader)
+            if head is None:
+                return False
+            return await self._serve(self._read(head, reader, writer))
+        except Denied as denied:
+            await self._refuse(denied, head, reader, writer)
+            return False
+
+    def _check_open(self) -> None:
+        """See that the gate takes requests. Raises Denied."""
+        if self.core.failure:
+            raise Denied(deny(Kind.CLOSED, "the gate is closed, for it cannot keep its log", "log"))
+        if len(self._clients) > self._settings.connections:
+            decision = deny(Kind.CLOSED, "too many connections at a time", "gate")
+            self.core.record("blocked", self._task, kind=decision.kind.value, reason=decision.reason)
+            raise Denied(decision)
+
+    async def _head(self, reader: asyncio.StreamReader) -> Head | None:
+        """Read a head, or None where the client is gone. Raises Denied."""
+        try:
+            async with asyncio.timeout(self._settings.head_seconds):
+                return parse_head(await reader.readuntil(b"\r\n\r\n"))
+        except asyncio.IncompleteReadError as error:
+            if not error.partial:
+                return None
+            problem = HttpError(400, "the head ended in the middle")
+        except asyncio.LimitOverrunError:
+            problem = HttpError(431, "the head is too large")
+        except TimeoutError:
+            problem = HttpError(408, "the head did not come in time")
+        except HttpError as error:
+            problem = error
+        decision = deny(Kind.MALFORMED, str(problem), "parser")
+        self.core.record("blocked", self._task, kind=decision.kind.value, reason=decision.reason)
+        raise Denied(decision, problem.status)
+
+    def _read(self, head: Head, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Exchange:
+        """Read what is asked for and by whom. Raises Denied."""
+        try:
+            request = read_request(head.method, head.target)
+            _check_host(head, request)
+        except HostError as error:
+            decision = unreadable(error)
+            self.core.record(
+                "blocked", self._task, kind=decision.kind.value, reason=decision.reason,
+                method=head.method, target=shown_target(head.target),
+            )  # fmt: skip
+            raise Denied(decision) from error
+        try:
+            task = self._identify(head, request.way.value)
+        except (TokenError, GateError) as error:
+            self.core.record("blocked", self._task, kind=Kind.TOKEN.value, reason=error.reason)
+            raise Denied(deny(Kind.TOKEN, error.reason, "token", "a token: `mirror token mint`")) from error
+        return Exchange(task=task, head=head, request=request, reader=reader, writer=writer)
+
+    async def _serve(self, exchange: Exchange) -> bool:
+        core, request = self.core, exchange.request
+        decision = decide(self._settings.policy, request)
+        grant = self._settings.policy.granted(decision.rule) if decision.allowed else None
+        usages = core.usages(exchange.task, decision.rule, grant.limits if grant else NO_LIMITS)
+        core.record_decision(exchange.task, request, decision, "policy")
+        if not decision.allowed:
+            raise Denied(decision)
+        try:
+            core.admit(usages, decision.rule)
+            return await self._go(exchange, grant, usages)
+        except Denied as denied:
+            if denied.decision.kind is not Kind.CLOSED:
+                core.record_decision(exchange.task, request, denied.decision)
+            raise
+
+    async def _go(self, exchange: Exchange, grant: Allow | Route | None, usages: tuple[Usage, ...]) -> bool:
+        match grant:
+            case Route():
+                await routed(self.core, exchange, grant, usages)
+            case Allow() if exchange.request.way is Way.TUNNEL:
+                await tunnel(self.core, exchange, grant, usages)
+            case Allow():
+                await forward(self.core, exchange, grant, usages)
+            case None:
+                return await self._mirror(exchange, usages)
+        return False
+
+    async def _mirror(self, exchange: Exchange, usages: tuple[Usage, ...]) -> bool:
+        """Serve a file of the static tree. Raises Denied where it is not there."""
+        tree, target = self._settings.tree, exchange.request.path
+        found = find(tree, target, exchange.head.get("accept") or "") if tree else None
+        match found:
+            case Found():
+                return await self._file(exchange, found, usages)
+            case Moved():
+                exchange.writer.write(
+                    render_head("HTTP/1.1 301 Moved", (("Location", found.location), ("Content-Length", "0")))
+                )
+                await exchange.writer.drain()
+                return exchange.head.keeps
+        self._missing(exchange, target)
+        raise Denied(
+            deny(Kind.NOT_IN_LOCK, "the mirror does not hold this", "mirror", "adding it to a lock-file")
+        )
+
+    def _missing(self, exchange: Exchange, target: str) -> None:
+        asked = asked_package(target)
+        if asked is None:
+            return
+        ecosystem, name = asked
+        kind, near = self._settings.shelf.classify(ecosystem, name)
+        self.core.record(
+            "missing", exchange.task, ecosystem=ecosystem, package=name[:214], kind=kind.value, near=near
+        )
+        if near:
+            reason = f"{name} is not in the mirror, but {near} is"
+            raise Denied(deny(kind, reason, "mirror", f"{near}, or adding {name} to a lock-file"))
+
+    async def _file(self, exchange: Exchange, found: Found, usages: tuple[Usage, ...]) -> bool:
+        head, writer = exchange.head, exchange.writer
+        headers = [("ETag", found.etag), ("Content-Type", found.content_type), ("Accept-Ranges", "bytes")]
+        first, end, status = 0, found.size, "200 OK"
+        try:
+            if head.get("if-none-match") == found.etag:
+                first, end, status = 0, 0, "304 Not Modified"
+            elif head.get("if-range") in (None, found.etag) and (
+                part := byte_range(head.get("range"), found.size)
+            ):
+                (first, end), status = part, "206 Partial Content"
+                headers.append(("Content-Range", f"bytes {first}-{end - 1}/{found.size}"))
+        except ValueError:
+            first, end, status = 0, 0, "416 Range Not Satisfiable"
+            headers.append(("Content-Range", f"bytes */{found.size}"))
+        if not status.startswith("304"):
+            headers.append(("Content-Length", str(end - first)))
+        headers += [("Date", formatdate(usegmt=True)), ("Vary", "Accept")]
+        if not head.keeps:
+            headers.append(("Connection", "close"))
+        writer.write(render_head(f"HTTP/1.1 {status}", tuple(headers)))
+        digest = "" if head.method == "HEAD" else await self._send(exchange, found, first, end, usages)
+        self._served(exchange, found, status, first, end, digest)
+        await writer.drain()
+        return head.keeps
+
+    async def _send(
+        self, exchange: Exchange, found: Found, first: int, end: int, usages: tuple[Usage, ...]
+    ) -> str:
+        """Send bytes of a file and give the sha256 of what was sent."""
+        hashed = hashlib.sha256()
+        with found.path.open("rb") as file:
+            file.seek(first)
+            while first < end:
+                data = file.read(min(_CHUNK, end - first))
+                if not data:
+                    raise ConnectionError("the file became shorter")
+                hashed.update(data)
+                for usage in usages:
+                    usage.received += len(data)
+                exchange.writer.write(data)
+                async with asyncio.timeout(self._settings.idle_seconds):
+                    await exchange.writer.drain()
+                first += len(data)
+        return hashed.hexdigest()
+
+    def _served(
+        self, exchange: Exchange, found: Found, status: str, first: int, end: int, digest: str
+    ) -> None:
+        fields: dict[str, object] = {"path": exchange.request.path.partition("?")[0][:1024]}
+        if status.startswith("200") and digest:
+            fields |= {"sha256": digest, **self._settings.shelf.describe(digest)}
+        elif status.startswith("206"):
+            fields |= {"first": first, "size": found.size}
+        self.core.record(
+            "served", exchange.task, method=exchange.head.method, status=int(status[:3]),
+            bytes=end - first if digest else 0, **fields,
+        )  # fmt: skip
+
+    async def _refuse(
+        self, denied: Denied, head: Head | None, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """Tell the client; whatever it sent after the request is read away and never looked at."""
+        if denied.decision.kind is Kind.SERVER_NAME:
+            writer.transport.abort()  # the tunnel was opened: there is no way to answer inside of it
+            return
+        writer.write(self.core.denial(denied, head))
+        async with asyncio.timeout(_LINGER):
+            await writer.drain()
+            writer.write_eof()
+            rest = _LINGER_BYTES
+            while rest > 0 and (data := await reader.read(_CHUNK)):
+                rest -= len(data)
+
+
+def _check_host(head: Head, request: Request) -> None:
+    """Refuse a Host header that names another place than the target does. Raises HostError."""
+    host = head.get("host")
+    if host is None or request.endpoint is None:
+        return
+    if parse_endpoint(host, request.endpoint.port) != request.endpoint:
+        raise HostError("the Host header names another place than the request")
