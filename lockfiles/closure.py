@@ -33,7 +33,8 @@ def required(
     is not meant for the target.
     """
     wanted = frozenset(_known(lock, "extra", extras, lock.extras))
-    chosen = frozenset(_known(lock, "group", lock.default_groups if groups is None else groups, lock.groups))
+    asked = lock.default_groups if groups is None else groups
+    chosen = frozenset(lock.own_groups).union(_known(lock, "group", asked, lock.groups))
     _check_target(lock, target)
     needed: set[int] = set()
     for environment in target.environments:

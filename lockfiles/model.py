@@ -199,8 +199,9 @@ class Lock:
 
     Without `roots` each package's marker alone decides whether it is installed. With them it is
     installed where a way of edges leads to it from a root. `environments` are markers of which at
-    least one must hold. `conflicts` are sets of extras and groups, in the way of
-    `lockfiles.closure.activation`, of which at most one may be chosen.
+    least one must hold. `own_groups` stand for the project's own dependencies and are always chosen.
+    `conflicts` are sets of extras and groups, in the way of `lockfiles.closure.activation`, of which
+    at most one may be chosen.
     """
 
     format: str
@@ -211,6 +212,7 @@ class Lock:
     extras: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
     default_groups: tuple[str, ...] = ()
+    own_groups: tuple[str, ...] = ()
     roots: tuple[Key, ...] | None = None
     conflicts: tuple[frozenset[str], ...] = ()
     options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

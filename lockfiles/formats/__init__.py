@@ -32,7 +32,9 @@ FORMATS: dict[str, Format] = {
     "pylock.toml": Format(
         names=("pylock.toml", "pylock.*.toml"), looks_like=pylock.looks_like, parse=pylock.parse
     ),
-    "uv.lock": Format(names=("uv.lock",), looks_like=uv.looks_like, parse=uv.parse, beside=_PROJECT),
+    "uv.lock": Format(
+        names=("uv.lock", "*.py.lock"), looks_like=uv.looks_like, parse=uv.parse, beside=_PROJECT
+    ),
     "poetry.lock": Format(
         names=("poetry.lock",), looks_like=poetry.looks_like, parse=poetry.parse, beside=_PROJECT
     ),

@@ -24,7 +24,6 @@ from lockfiles.model import (
 )
 from lockfiles.urls import filename_of, is_commit, redact
 
-_SIGNATURE = re.compile(r"^lock-version\s*=.*\n(?:.*\n)*?created-by\s*=", re.MULTILINE)
 _PART = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
 _File = pylock.PackageWheel | pylock.PackageSdist | pylock.PackageArchive
 
@@ -44,8 +43,8 @@ def parse(filename: str, text: str, read: Read | None = None) -> Lock:
         requires_python=str(lock.requires_python) if lock.requires_python is not None else None,
         environments=tuple(lock.environments or ()),
         extras=tuple(lock.extras or ()),
-        groups=tuple(dict.fromkeys([*(lock.dependency_groups or ()), *(lock.default_groups or ())])),
-        default_groups=tuple(lock.default_groups or ()),
+        groups=tuple(lock.dependency_groups or ()),
+        own_groups=tuple(lock.default_groups or ()),
     )
 
 
