@@ -1,0 +1,78 @@
+"""lockstock.toml: defaults, and mistakes told with file, line and key."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+import pytest
+
+from lockfiles.errors import ConfigError
+from mirror.config import Config, load, load_or_default
+
+
+def config(tmp_path: Path, text: str) -> Config:
+    (tmp_path / "requirements.txt").write_text("")
+    (tmp_path / "lockstock.toml").write_text(text)
+    return load(tmp_path / "lockstock.toml")
+
+
+LOCK = '[locks.app]\npath = "requirements.txt"\n'
+
+
+def test_defaults(tmp_path: Path) -> None:
+    found = config(tmp_path, LOCK)
+    minor = platform.python_version().rpartition(".")[0]
+    assert (found.root, found.keep, found.port) == (tmp_path / ".lockstock", 5, 3141)
+    assert [str(target) for target in found.targets] == [f"{minor}/linux/{_arch()}/glibc2.36"]
+    assert found.tools == ("uv",)
+
+
+def _arch() -> str:
+    return {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()]
+
+
+def test_every_python_for_every_platform(tmp_path: Path) -> None:
+    targets = 'python = ["3.11", "3.12.4"]\nplatforms = ["linux/amd64", "linux/arm64/musl"]\nglibc = "2.28"\n'
+    found = config(tmp_path, f"[targets]\n{targets}{LOCK}")
+    assert [str(target) for target in found.targets] == [
+        "3.11/linux/arm64/musl1.2",
+        "3.11/linux/amd64/glibc2.28",
+        "3.12.4/linux/arm64/musl1.2",
+        "3.12.4/linux/amd64/glibc2.28",
+    ]
+
+
+def test_no_file_gives_the_defaults_where_none_is_needed(tmp_path: Path) -> None:
+    assert load_or_default(tmp_path / "lockstock.toml").locks == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (LOCK + "[locks.App]\npath = 'requirements.txt'\n", ["lockstock.toml:3", "'App' is not a name"]),
+        (LOCK + 'ref = "main"\n', ["locks.app.ref", "only together with `git`"]),
+        (LOCK + 'git = "--upload-pack=x"\n', ["locks.app.git", "dash"]),
+        (LOCK + "sdists_of = { numpy = 3 }\n", ["locks.app.sdists_of.numpy", "must be a string"]),
+        (LOCK + 'project = "nowhere"\n', ["locks.app.project", "there is no folder"]),
+        (LOCK + "[mirror]\nkeep = 0\n", ["lockstock.toml:4", "mirror.keep", "at least 1"]),
+        (LOCK + "[mirror]\nkeep = true\n", ["mirror.keep", "must be an integer"]),
+        (LOCK + '[targets]\npython = ["2.7"]\n', ["targets", "2.7"]),
+        (LOCK + "[targets]\npython = []\n", ["targets", "at least one"]),
+        (LOCK + '[targets]\nglibc = "new"\n', ["targets", "new"]),
+        (LOCK + "[image.app]\n", ["lockstock.toml:3", "image: unknown key", "'images'"]),
+        ("locks = 3\n", ["lockstock.toml:1", "locks", "must be a table"]),
+        ("[[locks]]\n", ["locks", "must be a table"]),
+    ],
+)
+def test_mistakes(tmp_path: Path, text: str, words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config(tmp_path, text)
+    told = f"{caught.value} {caught.value.hint}"
+    assert [word for word in words if word not in told] == [], told
+
+
+def test_a_file_that_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "lockstock.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match=r"lockstock\.toml"):
+        load(tmp_path / "lockstock.toml")
