@@ -17,11 +17,11 @@ _LEFT_OUT = {"pip", "setuptools", "wheel", "distribute"}
 
 
 class Edges:
-    """Finds the packages of a lock that a specifier can mean, the newest first."""
+    """Finds the packages of a lock that a specifier can mean, the newest first, or the project."""
 
-    def __init__(self, packages: Iterable[Package]) -> None:
+    def __init__(self, packages: Iterable[Package], project: Project) -> None:
         self._by_name: dict[str, list[Package]] = defaultdict(list)
-        for package in packages:
+        for package in (*packages, _root(project)):
             self._by_name[package.name].append(package)
 
     def to(self, wanted: Iterable[Wanted]) -> tuple[Dependency, ...]:
@@ -46,9 +46,8 @@ class Edges:
 def rooted(lock: Lock, packages: Sequence[Package], edges: Edges, project: Project) -> Lock:
     """Complete a lock with a root: the project with its extras and groups. Raises LockError."""
     try:
-        root = Package(
-            name="",
-            source=PathSource(path=".", virtual=True),
+        root = replace(
+            _root(project),
             dependencies=edges.to(project.dependencies),
             extras=edges.by_name(project.extras),
             groups=edges.by_name(project.groups),
@@ -63,3 +62,7 @@ def rooted(lock: Lock, packages: Sequence[Package], edges: Edges, project: Proje
         default_groups=project.default_groups,
         roots=(root.key,),
     )
+
+
+def _root(project: Project) -> Package:
+    return Package(name=project.name, source=PathSource(path=".", virtual=True))

@@ -105,11 +105,11 @@ def _locked(project: Project, names: Sequence[str]) -> Project:
 
 def _connected(lock: Lock, tables: Sequence[Table], project: Project) -> Lock:
     """Complete a lock with its edges. What a package needs for extras is an entry of its own."""
-    edges = Edges(lock.packages)
+    edges = Edges(lock.packages, project)
     plain = {p.key: p for p, table in zip(lock.packages, tables, strict=True) if "extras" not in table.value}
     for package, table in zip(lock.packages, tables, strict=True):
         base = plain.setdefault(package.key, package)
-        reached = edges.to(map(_joined, _dependencies(table)))
+        reached = edges.to(_joined(wanted, project) for wanted in _dependencies(table))
         extras = table.strings("extras", ())
         if extras:
             plain[package.key] = replace(base, extras={**base.extras, _join(extras): reached})
@@ -117,9 +117,9 @@ def _connected(lock: Lock, tables: Sequence[Table], project: Project) -> Lock:
             plain[package.key] = replace(base, dependencies=reached)
     joined = replace(
         project,
-        dependencies=tuple(map(_joined, project.dependencies)),
-        extras={name: tuple(map(_joined, items)) for name, items in project.extras.items()},
-        groups={name: tuple(map(_joined, items)) for name, items in project.groups.items()},
+        dependencies=tuple(_joined(wanted, project) for wanted in project.dependencies),
+        extras={name: tuple(_joined(w, project) for w in items) for name, items in project.extras.items()},
+        groups={name: tuple(_joined(w, project) for w in items) for name, items in project.groups.items()},
         default_groups=tuple(project.groups),
     )
     return rooted(lock, tuple(plain.values()), edges, joined)
@@ -133,9 +133,11 @@ def _dependencies(table: Table) -> Iterator[Wanted]:
             raise table.document.fault((*table.path, "dependencies", index), str(error)) from error
 
 
-def _joined(wanted: Wanted) -> Wanted:
-    """Turn the extras of a dependency into the one name of their entry."""
-    return replace(wanted, extras=(_join(wanted.extras),)) if wanted.extras else wanted
+def _joined(wanted: Wanted, project: Project) -> Wanted:
+    """Turn the extras of a dependency into the one name of their entry; the project has none."""
+    if not wanted.extras or wanted.name == project.name:
+        return wanted
+    return replace(wanted, extras=(_join(wanted.extras),))
 
 
 def _join(extras: Sequence[str]) -> str:

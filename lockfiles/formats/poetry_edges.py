@@ -22,7 +22,7 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 
 def connected(lock: Lock, tables: Sequence[Table], project: Project) -> Lock:
     """Complete a lock with the edges between its packages and those of the project."""
-    edges = Edges(lock.packages)
+    edges = Edges(lock.packages, project)
     packages = [_package(p, table, edges) for p, table in zip(lock.packages, tables, strict=True)]
     return rooted(lock, packages, edges, project)
 

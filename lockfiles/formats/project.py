@@ -35,6 +35,7 @@ class Project:
     `default_groups` are those that its tool installs when it is not told otherwise.
     """
 
+    name: str = ""
     dependencies: tuple[Wanted, ...] = ()
     extras: WantedBy
     groups: WantedBy
@@ -63,6 +64,7 @@ def read_project(filename: str, text: str) -> Project:
     optional = project.table("optional-dependencies")
     groups = {**_groups(top), **_pdm_groups(top)}
     return Project(
+        name=project.parsed("name", normalize) or "",
         dependencies=_parsed(project, "dependencies", project.strings("dependencies", ())),
         extras={name: _parsed(optional, name, optional.strings(name)) for name in optional.value},
         groups=groups,

@@ -150,7 +150,6 @@ def test_poetry_markers_by_group() -> None:
 
     def names(target: str, extras: tuple[str, ...], groups: tuple[str, ...]) -> list[str]:
         return [package.name for package in required(hashed, Target(target), extras, groups)]
-        ]
 
     assert names("3.11.7", (), ()) == []
     assert names("3.11.7", (), ("dev",)) == ["a"]
@@ -207,6 +206,24 @@ def test_files_of_poetry_1_1_are_told_apart_by_version() -> None:
         "poetry.lock", text, {"pyproject.toml": '[tool.poetry.dependencies]\nnp = "^1.0"'}.__getitem__
     )
     assert [c.artifact.filename for c in select(lock, LINUX).choices] == ["np-1.0-py3-none-any.whl"]
+
+
+def test_pdm_edges_of_a_project_that_names_its_own_extras() -> None:
+    text = PDM.replace("inherit_metadata", "").replace(
+        "[metadata]", '[metadata]\ngroups = ["default", "cli", "all"]'
+    )
+    for name in ("click", "rich"):
+        text += f'[[package]]\nname = "{name}"\nversion = "1"\nfiles = [{{file = "{name}-1.tar.gz", hash = "{SHA}"}}]\n'
+    text += '[[package]]\nname = "rich"\nversion = "1"\nextras = ["x", "y"]\ndependencies = ["click", "rich==1"]\n'
+    project = (
+        '[project]\nname = "App"\n[project.optional-dependencies]\ncli = ["rich"]\nall = ["app[cli]", "rich[y,x]"]\n'
+        'unlocked = ["gone"]\n'
+    )
+    lock = parse("pdm.lock", text, {"pyproject.toml": project}.__getitem__)
+    assert lock.extras == ("cli", "all")
+    assert [p.label for p in required(lock, LINUX)] == []
+    assert [p.label for p in required(lock, LINUX, ["cli"])] == ["rich==1"]
+    assert [p.label for p in required(lock, LINUX, ["all"])] == ["click==1", "rich==1"]
 
 
 def test_pipfile_sources_and_indexes() -> None:

@@ -12,6 +12,7 @@ import os
 import platform
 import re
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -276,28 +277,53 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"), [(name, kind) for name, case in CASES.items() for kind in case.kinds]
-)
-def test_selection_is_what_the_tool_installs(world: World, name: str, kind: str) -> None:
-    case = CASES[name]
-    folder = world.project(name, kind)
-    lock = read(world, folder, case.lock(world, folder, kind))
-    chosen = case.chosen if kind == "forks" or name == "pipenv" else (MAIN,)
-    for place, (extras, groups) in enumerate(chosen):
-        said = case.export(world, folder, (extras, groups))
+@dataclass(frozen=True, kw_only=True)
+class Said:
+    """A lock, and what its tool said that a target installs for a choice of extras and groups."""
+
+    folder: Path
+    lock: Lock
+    pins: dict[tuple[Chosen, Target], Pins]
+
+
+@pytest.fixture(scope="module")
+def answers(world: World) -> Iterator[dict[tuple[str, str], Future[Said]]]:
+    """Let the tools work side by side, each in a folder of its own."""
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        yield {(name, kind): pool.submit(ask_tool, world, name, kind) for name, kind in EVERY}
+
+
+def ask_tool(world: World, name: str, kind: str) -> Said:
+    case, folder = CASES[name], world.project(name, kind)
+    lock = read(folder, case.lock(world, folder, kind))
+    said: dict[tuple[Chosen, Target], Pins] = {}
+    for place, chosen in enumerate(case.chosen if kind == "forks" or name == "pipenv" else (MAIN,)):
+        exported = case.export(world, folder, chosen)
         for target in case.targets if place == 0 else case.targets[place % 2 :: 2]:
-            expected = world.tools.applied(said, target, folder)
-            located = locate_all(world, lock, target, extras, groups)
-            selection = select(located, target, extras, groups)
-            assert versions(selection) == plain(expected), f"{name} {kind} {extras} {groups} {target}"
-            check_files(world, selection, folder)
+            said[chosen, target] = plain(world.tools.applied(exported, target, folder))
+    return Said(folder=folder, lock=lock, pins=said)
+
+
+EVERY = [(name, kind) for name, case in CASES.items() for kind in case.kinds]
+
+
+@pytest.mark.parametrize(("name", "kind"), EVERY)
+def test_selection_is_what_the_tool_installs(
+    world: World, answers: dict[tuple[str, str], Future[Said]], name: str, kind: str
+) -> None:
+    said = answers[name, kind].result()
+    assert said.pins
+    for ((extras, groups), target), expected in said.pins.items():
+        located = locate_all(world, said.lock, target, extras, groups)
+        selection = select(located, target, extras, groups)
+        assert versions(selection) == expected, f"{name} {kind} {extras} {groups} {target}"
+        check_files(world, selection, said.folder)
 
 
 @pytest.mark.parametrize("kind", ["plain", "forks", "sources"])
 def test_pip_lock_is_what_pip_installs_here(world: World, kind: str) -> None:
     folder = world.project("pip", kind)
-    lock = read(world, folder, lock_with_pip(world, folder, kind))
+    lock = read(folder, lock_with_pip(world, folder, kind))
     selection = select(lock, HOST)
     # pip does not install from git by a lock, since it asks for a hash.
     source = "requirements.in" if kind == "sources" else "pylock.toml"
@@ -309,7 +335,7 @@ def test_pip_lock_is_what_pip_installs_here(world: World, kind: str) -> None:
     assert git == ({"demo-git"} if kind == "sources" else set())
 
 
-def read(world: World, folder: Path, filename: str) -> Lock:
+def read(folder: Path, filename: str) -> Lock:
     return parse(filename, (folder / filename).read_text(), lambda path: (folder / path).read_text())
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from threading import Lock
 from urllib.parse import unquote
 
 from packaging.utils import canonicalize_name
@@ -51,6 +52,7 @@ class Tools:
             "XDG_CONFIG_HOME": str(folder / "config"),
         }
         self._made: set[str] = set()
+        self._making = Lock()
         self._applied: dict[tuple[str, Target], Pins] = {}
         self._files: dict[Target, dict[Pin, str]] = {}
 
@@ -99,13 +101,16 @@ class Tools:
 
     def _program(self, tool: str) -> str:
         environment = self._folder / "tools" / tool
-        if tool not in self._made:
-            self._run([str(UV), "venv", "-q", "--seed", str(environment)], self._folder)
-            python = str(environment / "bin/python")
-            install = [str(UV), "pip", "install", "-q", "--upgrade", "--python", python, *REQUIREMENTS[tool]]
-            self._run(install, self._folder)
-            self._made.add(tool)
+        with self._making:
+            if tool not in self._made:
+                self._make(environment, REQUIREMENTS[tool])
+                self._made.add(tool)
         return str(environment / "bin" / {"pip-tools": "pip-compile", "poetry-1.8": "poetry"}.get(tool, tool))
+
+    def _make(self, environment: Path, requirements: Iterable[str]) -> None:
+        self._run([str(UV), "venv", "-q", "--seed", str(environment)], self._folder)
+        python = ["--python", str(environment / "bin/python")]
+        self._run([str(UV), "pip", "install", "-q", "--upgrade", *python, *requirements], self._folder)
 
     def _run(self, command: list[str], cwd: Path, text: str | None = None) -> str:
         done = subprocess.run(
