@@ -171,8 +171,9 @@ async def _call(core: Core, exchange: Exchange, call: _Call) -> None:
         problem = error
     finally:
         core.record(
-            "request", exchange.task, **describe(exchange.request), rule=call.grant.rule, status=call.status,
-            sent=call.sent, received=call.received,
+            "request", exchange.task,
+            **describe(exchange.request) | {"host": str(call.endpoint.host), "port": call.endpoint.port},
+            rule=call.grant.rule, status=call.status, sent=call.sent, received=call.received,
         )  # fmt: skip
     if problem is None:
         return

@@ -1,0 +1,215 @@
+"""What a log tells: what was reached, what was blocked and what would allow it, what was missing. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Destination:
+    """A host that was reached; bytes are those of requests and tunnels that ended."""
+
+    host: str
+    port: int
+    way: str
+    requests: int
+    sent: int
+    received: int
+    first: str
+    last: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Served:
+    """A package file that the sandbox got whole, and the locks that name it."""
+
+    ecosystem: str
+    package: str
+    version: str
+    sha256: str
+    locks: tuple[str, ...]
+    times: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Blocked:
+    """Attempts that were blocked for one reason; `ask` is what a policy would need to say."""
+
+    kind: str
+    target: str
+    rule: str
+    reason: str
+    ask: str
+    times: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Touched:
+    """The whole report on one task."""
+
+    task: str
+    policies: tuple[str, ...]
+    destinations: tuple[Destination, ...]
+    packages: tuple[Served, ...]
+    blocked: tuple[Blocked, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Missing:
+    """A package that was asked for and that the mirror does not hold."""
+
+    ecosystem: str
+    package: str
+    kind: str
+    near: str
+    times: int
+    tasks: tuple[str, ...]
+
+
+def of_task(records: Iterable[Record], task: str) -> list[Record]:
+    """Give the records of a task."""
+    return [record for record in records if record.get("task") == task]
+
+
+def touched(task: str, records: Iterable[Record]) -> Touched:
+    """Report all that a task reached, got and was refused."""
+    mine = of_task(records, task)
+    return Touched(
+        task=task,
+        policies=tuple(sorted({str(record["policy"]) for record in mine if record.get("policy")})),
+        destinations=_destinations(mine),
+        packages=_packages(mine),
+        blocked=blocked(mine),
+    )
+
+
+def blocked(records: Iterable[Record]) -> tuple[Blocked, ...]:
+    """Give what was blocked, the most frequent first."""
+    counts: Counter[tuple[str, ...]] = Counter()
+    for record in records:
+        if record["event"] == "blocked" or record.get("verdict") == "deny":
+            fields = ("kind", "rule", "reason", "ask")
+            counts[(_target(record), *(str(record.get(field, "")) for field in fields))] += 1
+    found = (
+        Blocked(target=target, kind=kind, rule=rule, reason=reason, ask=ask, times=times)
+        for (target, kind, rule, reason, ask), times in counts.items()
+    )
+    return tuple(sorted(found, key=lambda one: (-one.times, one)))
+
+
+def missing(records: Iterable[Record]) -> tuple[Missing, ...]:
+    """Give the packages that were asked for in vain, the most frequent first."""
+    counts: Counter[tuple[str, str, str, str]] = Counter()
+    tasks: dict[tuple[str, str, str, str], set[str]] = {}
+    for record in records:
+        if record["event"] == "missing":
+            key = (record["ecosystem"], record["package"], record["kind"], record["near"])
+            counts[key] += 1
+            tasks.setdefault(key, set()).add(record["task"])
+    found = (
+        Missing(
+            ecosystem=key[0],
+            package=key[1],
+            kind=key[2],
+            near=key[3],
+            times=times,
+            tasks=tuple(sorted(tasks[key])),
+        )
+        for key, times in counts.items()
+    )
+    return tuple(sorted(found, key=lambda one: (-one.times, one)))
+
+
+def summary(report: Touched) -> str:
+    """Say in one line what was reached and what was blocked."""
+    hosts = sorted({one.host for one in report.destinations})
+    files = len({one.sha256 for one in report.packages})
+    denied = Counter({one.kind: 0 for one in report.blocked})
+    for one in report.blocked:
+        denied[one.kind] += one.times
+    told = ", ".join(f"{times} {kind}" for kind, times in sorted(denied.items())) or "nothing"
+    reached = ", ".join(hosts) or "no host outside"
+    return (
+        f"reached {reached}; {files} package file{'s' if files != 1 else ''} from the mirror; blocked {told}"
+    )
+
+
+def to_html(report: Touched, proof: str) -> str:
+    """Write the report as one page; `proof` is the signed note it stands on."""
+    tables = (
+        (
+            "Destinations",
+            ("host", "port", "way", "requests", "sent", "received", "first", "last"),
+            report.destinations,
+        ),
+        ("Packages", ("ecosystem", "package", "version", "sha256", "locks", "times"), report.packages),
+        ("Blocked", ("kind", "target", "rule", "reason", "times"), report.blocked),
+    )
+    parts = [
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">',
+        f"<title>{escape(report.task)}</title>",
+        "<style>body{font:14px sans-serif;margin:2em}td,th{text-align:left;padding:.2em 1em .2em 0}",
+        "td{font-family:monospace}pre{background:#eee;padding:1em}</style></head><body>",
+        f"<h1>What task {escape(report.task)} touched</h1>",
+        f"<p>Policies: {escape(', '.join(report.policies))}</p>",
+    ]
+    for title, columns, rows in tables:
+        parts.append(f"<h2>{title}</h2><table><tr>{''.join(f'<th>{column}</th>' for column in columns)}</tr>")
+        parts += [f"<tr>{''.join(_cell(getattr(row, column)) for column in columns)}</tr>" for row in rows]
+        parts.append("</table>")
+    parts.append(f"<h2>Signed checkpoint</h2><pre>{escape(proof)}</pre></body></html>\n")
+    return "\n".join(parts)
+
+
+def _cell(value: object) -> str:
+    return f"<td>{escape(', '.join(value) if isinstance(value, tuple) else str(value))}</td>"
+
+
+def _destinations(records: list[Record]) -> tuple[Destination, ...]:
+    rows: dict[tuple[str, int, str], list[Record]] = {}
+    for record in records:
+        if record["event"] in ("tunnel", "request"):
+            rows.setdefault((record["host"], record["port"], record["way"]), []).append(record)
+    return tuple(
+        sorted(
+            Destination(
+                host=host,
+                port=port,
+                way=way,
+                requests=len(found),
+                sent=sum(one["sent"] for one in found),
+                received=sum(one["received"] for one in found),
+                first=found[0]["time"],
+                last=found[-1]["time"],
+            )
+            for (host, port, way), found in rows.items()
+        )
+    )
+
+
+def _packages(records: list[Record]) -> tuple[Served, ...]:
+    counts: Counter[tuple[str, str, str, str, tuple[str, ...]]] = Counter()
+    for record in records:
+        if record["event"] == "served" and "package" in record:
+            fields = (record["ecosystem"], record["package"], record["version"], record["sha256"])
+            counts[(*fields, tuple(record["locks"]))] += 1
+    return tuple(
+        sorted(
+            Served(ecosystem=key[0], package=key[1], version=key[2], sha256=key[3], locks=key[4], times=times)
+            for key, times in counts.items()
+        )
+    )
+
+
+def _target(record: Record) -> str:
+    if "host" in record:
+        return f"{record['host']}:{record['port']}"
+    if "route" in record:
+        return f"route {record['route']} {record.get('method', '')} {record.get('path', '')}"
+    return str(record.get("target") or record.get("path") or "")
