@@ -38,7 +38,7 @@ def required(
     _check_target(lock, target)
     needed: set[int] = set()
     for environment in target.environments:
-        found = list(_required(lock, environment, wanted, chosen))
+        found = [p for p in _required(lock, environment, wanted, chosen) if not _does_without(p, target)]
         _check_usable(lock, target, found)
         needed.update(map(id, found))
     result: dict[Key, Package] = {}
@@ -112,7 +112,7 @@ def _python_fits(requires_python: str | None, target: Target) -> bool:
 def _check_usable(lock: Lock, target: Target, packages: Iterable[Package]) -> None:
     versions: dict[str, Package] = {}
     for package in packages:
-        other = versions.setdefault(package.name, package)
+        other = package if lock.side_by_side else versions.setdefault(package.name, package)
         if (other.version, other.source) != (package.version, package.source):
             raise LockError(
                 f"both {other.label} and {package.label} would be installed for {target}",
@@ -120,6 +120,10 @@ def _check_usable(lock: Lock, target: Target, packages: Iterable[Package]) -> No
                 hint="extras or groups that exclude each other may be chosen, or the lock is damaged",
             )
         _check_pinned(lock, target, package)
+        if not package.platforms.fit(*target.node_platform):
+            raise NoMatchingArtifactError(
+                f"{package.label} is for {package.platforms}, not for {target}", where=lock.filename
+            )
         if not _python_fits(package.requires_python, target):
             raise NoMatchingArtifactError(
                 f"{package.label} is for Python {package.requires_python}, not for {target}",
@@ -137,6 +141,10 @@ def _check_pinned(lock: Lock, target: Target, package: Package) -> None:
             where=lock.filename,
             hint="lock on a machine like the target",
         )
+
+
+def _does_without(package: Package, target: Target) -> bool:
+    return package.optional and not package.platforms.fit(*target.node_platform)
 
 
 def _required(

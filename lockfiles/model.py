@@ -11,6 +11,7 @@ from enum import StrEnum
 
 from packaging.markers import Marker
 
+from lockfiles.platforms import ANYWHERE, Platforms
 from lockfiles.urls import check_filename
 
 _STRENGTH = {"md5": 0, "sha1": 0, "sha224": 1, "sha256": 2, "sha384": 3, "sha512": 4}
@@ -166,6 +167,8 @@ class Package:
 
     A `marker` may ask for `extras` and `dependency_groups` too, as pylock.toml's do (PEP 751).
     `dependencies`, those of each extra and of each group are edges for locks that have roots.
+
+    `platforms` are those that the package is made for; where it is `optional`, others do without it.
     """
 
     name: str
@@ -180,6 +183,8 @@ class Package:
     dependencies: tuple[Dependency, ...] = ()
     extras: Dependencies = field(default_factory=dict, hash=False)
     groups: Dependencies = field(default_factory=dict, hash=False)
+    platforms: Platforms = ANYWHERE
+    optional: bool = False
 
     @property
     def key(self) -> Key:
@@ -201,7 +206,8 @@ class Lock:
     installed where a way of edges leads to it from a root. `environments` are markers of which at
     least one must hold. `own_groups` stand for the project's own dependencies and are always chosen.
     `conflicts` are sets of extras and groups, in the way of `lockfiles.closure.activation`, of which
-    at most one may be chosen.
+    at most one may be chosen. `side_by_side` says that several versions of a package may be installed
+    together, as node_modules can hold them.
     """
 
     format: str
@@ -216,3 +222,4 @@ class Lock:
     roots: tuple[Key, ...] | None = None
     conflicts: tuple[frozenset[str], ...] = ()
     options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    side_by_side: bool = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -11,7 +11,7 @@ from packaging.utils import canonicalize_name
 from lockfiles.closure import holds, required
 from lockfiles.errors import MissingHashError, NoMatchingArtifactError
 from lockfiles.filenames import build_tag, is_sdist, wheel_tags
-from lockfiles.model import Artifact, IndexSource, Lock, Package, UrlSource
+from lockfiles.model import Artifact, Ecosystem, IndexSource, Lock, Package, UrlSource
 from lockfiles.target import Target
 
 SdistUse = Literal["fallback", "always", "never"]
@@ -60,18 +60,20 @@ def select(
     extras: Iterable[str] = (),
     groups: Iterable[str] | None = None,
     sdists: Sdists = Sdists(),
+    allow_sha1: Collection[str] = (),
 ) -> Selection:
     """Choose what `target` installs, for the extras and groups of `lockfiles.closure.required`.
 
-    Raises NoMatchingArtifactError naming package, target and the nearest wheel, MissingHashError
-    where the file has no digest to accept it by, and what `required` raises.
+    `allow_sha1` names packages that are accepted by a sha1 alone. Raises NoMatchingArtifactError
+    naming package, target and the nearest wheel, MissingHashError where the file has no digest to
+    accept it by, and what `required` raises.
     """
     packages = required(lock, target, extras, groups)
     chosen = (
-        Choice(package=package, artifact=_hashed(lock, package, artifact))
+        Choice(package=package, artifact=_hashed(lock, package, artifact, allow_sha1))
         for package in packages
         if isinstance(package.source, (IndexSource, UrlSource))
-        for artifact in [best_artifact(package, target, sdists.use(package, lock.options))]
+        for artifact in [_CHOOSERS[package.ecosystem](package, target, sdists.use(package, lock.options))]
     )
     sources = (p for p in packages if not isinstance(p.source, (IndexSource, UrlSource)))
     return Selection(
@@ -95,6 +97,17 @@ def best_artifact(package: Package, target: Target, sdists: SdistUse = "fallback
     raise _nothing_fits(package, target, sdists)
 
 
+def _only_artifact(package: Package, target: Target, sdists: SdistUse) -> Artifact:
+    """Give the tarball; a version of an npm package has one for all platforms that it is made for."""
+    return package.artifacts[0]
+
+
+_CHOOSERS: Mapping[Ecosystem, Callable[[Package, Target, SdistUse], Artifact]] = {
+    Ecosystem.PYPI: best_artifact,
+    Ecosystem.NPM: _only_artifact,
+}
+
+
 def _ranked_wheels(package: Package, target: Target) -> list[tuple[int, Artifact]]:
     ranks = target.ranks()
     return [
@@ -111,14 +124,25 @@ def _is_source(package: Package, artifact: Artifact) -> bool:
     )
 
 
-def _hashed(lock: Lock, package: Package, artifact: Artifact) -> Artifact:
-    if not any(digest.is_strong for digest in (*artifact.digests, *package.digests)):
+def _hashed(lock: Lock, package: Package, artifact: Artifact, allow_sha1: Collection[str]) -> Artifact:
+    digests = (*artifact.digests, *package.digests)
+    if not any(digest.is_strong for digest in digests):
+        has_sha1 = any(digest.algorithm == "sha1" for digest in digests)
+        if has_sha1 and package.name in allow_sha1:
+            return artifact
         raise MissingHashError(
             f"{package.label}: {artifact.filename} has no hash that is strong enough",
             where=lock.filename,
-            hint="lock again with an index that tells the sha256 of its files",
+            hint=_WEAK_HINTS[has_sha1].format(name=package.name),
         )
     return artifact
+
+
+_WEAK_HINTS = {
+    False: "lock again with an index that tells the sha256 of its files",
+    True: "lock again with an index that tells stronger ones than sha1, or accept this one: "
+    'allow_sha1 = ["{name}"] in [locks.NAME]',
+}
 
 
 def _option(name: str, options: Mapping[str, tuple[str, ...]]) -> SdistUse | None:

@@ -10,6 +10,7 @@ from packaging.tags import Tag, compatible_tags, cpython_tags
 
 _ARCHITECTURES = {"amd64": "x86_64", "x86_64": "x86_64", "arm64": "aarch64", "aarch64": "aarch64"}
 _OCI_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+_NODE_ARCHITECTURES = {"x86_64": "x64", "aarch64": "arm64"}
 _OLDEST_GLIBC = {"x86_64": 5}
 _LEGACY_MANYLINUX = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
 _NEWEST_MICRO = 99
@@ -55,6 +56,11 @@ class Target:
     def oci_platform(self) -> str:
         """Operating system and architecture as the OCI image specification names them."""
         return f"linux/{_OCI_ARCHITECTURES[self.arch]}"
+
+    @property
+    def node_platform(self) -> tuple[str, str, str]:
+        """Operating system, processor and C library as Node.js and npm name them."""
+        return "linux", _NODE_ARCHITECTURES[self.arch], self.libc
 
     def __str__(self) -> str:
         return f"{self.python}/{self.oci_platform}/{self.libc}{self.libc_version}"

@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 
 from lockfiles.errors import LockError, MissingHashError
 from lockfiles.filenames import name_and_version
+from lockfiles.formats.requirement_lines import INCLUDES, OF_A_REQUIREMENT, Line, logical_lines
 from lockfiles.model import (
     Artifact,
     Digest,
@@ -31,38 +32,10 @@ from lockfiles.urls import filename_of, redact, split_commit, split_fragment
 
 Read = Callable[[str], str]
 
-_SHORT = {"-r": "requirement", "-c": "constraint", "-i": "index-url", "-f": "find-links"}
-_INCLUDES = ("requirement", "constraint")
-_OF_A_REQUIREMENT = {"hash", "config-settings", "config-setting", "global-option"}
-_OF_A_FILE = {
-    "index-url", "extra-index-url", "find-links", "no-binary", "only-binary", "trusted-host", "use-feature",
-}  # fmt: skip
-_FLAGS = {"no-index", "prefer-binary", "require-hashes", "pre"}
-_COMMENT = re.compile(r"(?:^|(?<!\s)\s+)#.*$")
-_EDITABLE = re.compile(r"(?:-e|--editable)[\s=]*")
-_TOKEN = re.compile(r"""(?:[^\s"']|"[^"]*"|'[^']*'|["'])+""")
 _NAME_AT_URL = re.compile(r"[A-Za-z0-9][\w.-]*\s*(?:\[[^\]]*\]\s*)?@")
 _SCHEME = re.compile(r"(?:[a-z]+\+)?[a-z]+:")
 _SIGNATURE = re.compile(r"^[A-Za-z0-9][\w.-]*(?:\[[^\]\n]*\])?==[^\n]*(?:\n\s+)?--hash[= ]", re.MULTILINE)
 _HINT = "make hashes with `pip-compile --generate-hashes` or `uv pip compile --generate-hashes`"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Line:
-    """A logical line: where it begins, its requirement if any, and its options."""
-
-    file: str
-    number: int
-    text: str = ""
-    editable: bool = False
-    options: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def where(self) -> str:
-        return f"{self.file}:{self.number}"
-
-    def values(self, option: str) -> list[str]:
-        return [value for name, value in self.options if name == option]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +44,8 @@ class _Reading:
 
     read: Read | None
     top: str
-    requirements: list[_Line] = field(default_factory=list)
-    constraints: dict[str, list[_Line]] = field(default_factory=dict)
+    requirements: list[Line] = field(default_factory=list)
+    constraints: dict[str, list[Line]] = field(default_factory=dict)
     options: dict[str, list[str]] = field(default_factory=dict)
     seen: set[tuple[str, bool]] = field(default_factory=set)
 
@@ -100,11 +73,11 @@ def parse(filename: str, text: str, read: Read | None = None) -> Lock:
 def _take(filename: str, text: str, reading: _Reading, *, constraint: bool) -> None:
     """Sort the lines of one file into requirements, constraints and options."""
     reading.seen.add((filename, constraint))
-    for line in _lines(filename, text):
+    for line in logical_lines(filename, text):
         for option, value in line.options:
-            if option in _INCLUDES:
+            if option in INCLUDES:
                 _include(line, value, reading, constraint=constraint or option == "constraint")
-            elif option not in _OF_A_REQUIREMENT:
+            elif option not in OF_A_REQUIREMENT:
                 reading.options.setdefault(option, []).append(value)
         if line.text and constraint:
             reading.constraints.setdefault(_name(line), []).append(line)
@@ -112,7 +85,7 @@ def _take(filename: str, text: str, reading: _Reading, *, constraint: bool) -> N
             reading.requirements.append(line)
 
 
-def _include(line: _Line, target: str, reading: _Reading, *, constraint: bool) -> None:
+def _include(line: Line, target: str, reading: _Reading, *, constraint: bool) -> None:
     path = _included_path(line, target, reading.top)
     if (path, constraint) in reading.seen:
         return
@@ -120,11 +93,13 @@ def _include(line: _Line, target: str, reading: _Reading, *, constraint: bool) -
         raise LockError(f"includes {path!r}, which is not at hand", where=line.where)
     try:
         _take(path, reading.read(path), reading, constraint=constraint)
+    except (OSError, KeyError):
+        raise LockError(f"includes {path!r}, which cannot be read", where=line.where) from None
     except RecursionError:
         raise LockError("includes files too deeply", where=line.where) from None
 
 
-def _included_path(line: _Line, target: str, top: str) -> str:
+def _included_path(line: Line, target: str, top: str) -> str:
     """Give the path of an included file, which may not lie outside the project's folder."""
     path = posixpath.normpath(posixpath.join(posixpath.dirname(line.file), target))
     root = posixpath.dirname(top).rstrip("/") + "/" if posixpath.isabs(top) else ""
@@ -138,78 +113,18 @@ def _included_path(line: _Line, target: str, top: str) -> str:
     return path
 
 
-def _lines(filename: str, text: str) -> Iterator[_Line]:
-    for number, joined in _joined(text):
-        content = _COMMENT.sub("", joined).strip()
-        if content:
-            yield _split(_Line(file=filename, number=number), content)
-
-
-def _joined(text: str) -> Iterator[tuple[int, str]]:
-    """Join continued lines as pip does: a comment line ends a continuation."""
-    parts: list[str] = []
-    first = 0
-    for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), 1):
-        first = first if parts else number
-        comment = line.lstrip().startswith("#")
-        if line.endswith("\\") and not comment:
-            parts.append(line[:-1])
-            continue
-        yield first, "".join([*parts, " " if comment else "", line])
-        parts = []
-    if parts:
-        yield first, "".join(parts)
-
-
-def _split(line: _Line, content: str) -> _Line:
-    """Split a line where its options begin, which is how pip finds them."""
-    editable = _EDITABLE.match(content)
-    content = content[editable.end() :] if editable else content
-    begin = re.search(r"(?:^|\s)-", content)
-    end = begin.start() if begin else len(content)
-    return replace(
-        line,
-        text=_unquoted(content[:end].strip()) if editable else content[:end].strip(),
-        editable=editable is not None,
-        options=tuple(_options(line, content[end:])),
-    )
-
-
-def _options(line: _Line, text: str) -> Iterator[tuple[str, str]]:
-    tokens = iter(_TOKEN.findall(text))
-    for token in tokens:
-        flag, _, value = token.partition("=")
-        if not flag.startswith("--"):
-            flag, value = token[:2], token[2:]
-        name = _SHORT.get(flag, flag.removeprefix("--"))
-        if name in _FLAGS:
-            yield name, ""
-            continue
-        if name not in _OF_A_FILE | _OF_A_REQUIREMENT and name not in _INCLUDES:
-            raise LockError(f"{redact(flag)!r} is not an option that pip knows here", where=line.where)
-        value = _unquoted(value or next(tokens, ""))
-        if not value:
-            raise LockError(f"{flag} needs a value", where=line.where)
-        yield name, value
-
-
-def _unquoted(text: str) -> str:
-    quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "\"'"
-    return text[1:-1] if quoted else text
-
-
-def _name(line: _Line) -> str:
+def _name(line: Line) -> str:
     return normalize(_requirement(line).name)
 
 
-def _requirement(line: _Line) -> Requirement:
+def _requirement(line: Line) -> Requirement:
     try:
         return parse_requirement(line.text)
     except ValueError as error:
         raise LockError(f"not a requirement: {redact(str(error))}", where=line.where) from error
 
 
-def _packages(line: _Line, constraints: Mapping[str, list[_Line]]) -> Iterator[Package]:
+def _packages(line: Line, constraints: Mapping[str, list[Line]]) -> Iterator[Package]:
     """Give what a requirement pins, by itself or through the constraints on its name."""
     if not _NAME_AT_URL.match(line.text) and (line.editable or _is_location(line.text)):
         location, _, marker = line.text.partition(" ;")
@@ -226,14 +141,14 @@ def _is_location(text: str) -> bool:
     return _SCHEME.match(text) is not None or text.startswith(".") or "/" in text.partition(";")[0]
 
 
-def _marker(line: _Line, text: str) -> Marker | None:
+def _marker(line: Line, text: str) -> Marker | None:
     try:
         return parse_marker(text) if text else None
     except ValueError as error:
         raise LockError(f"not a marker: {error}", where=line.where) from error
 
 
-def _pinned(line: _Line, requirement: Requirement, constraints: list[_Line]) -> Iterator[Package]:
+def _pinned(line: Line, requirement: Requirement, constraints: list[Line]) -> Iterator[Package]:
     """Give the package of a name and version; constraints lend the version or hashes that lack."""
     digests, version = _digests(line, requirement.name), _version(requirement)
     found = False
@@ -266,7 +181,7 @@ def _version(requirement: Requirement) -> str | None:
     return specifiers[0].version if pinned and not specifiers[0].version.endswith(".*") else None
 
 
-def _unusable(line: _Line, requirement: Requirement, version: str | None) -> LockError:
+def _unusable(line: Line, requirement: Requirement, version: str | None) -> LockError:
     if version is not None:
         return _unhashed(line, f"{normalize(requirement.name)}=={version}")
     return LockError(
@@ -276,11 +191,11 @@ def _unusable(line: _Line, requirement: Requirement, version: str | None) -> Loc
     )
 
 
-def _unhashed(line: _Line, label: str) -> MissingHashError:
+def _unhashed(line: Line, label: str) -> MissingHashError:
     return MissingHashError(f"{label} has no hash", where=line.where, hint=_HINT)
 
 
-def _digests(line: _Line, name: str) -> tuple[Digest, ...]:
+def _digests(line: Line, name: str) -> tuple[Digest, ...]:
     """Give the digests of a line, any one of which may match. Raises LockError."""
     try:
         digests = tuple(dict.fromkeys(Digest.parse(text) for text in line.values("hash")))
@@ -292,7 +207,7 @@ def _digests(line: _Line, name: str) -> tuple[Digest, ...]:
     return digests
 
 
-def _located(line: _Line, name: str, location: str, marker: Marker | None) -> Package:
+def _located(line: Line, name: str, location: str, marker: Marker | None) -> Package:
     """Give the package that is not on an index: of a URL, a repository or a folder."""
     url, fragment = split_fragment(location)
     name = name or fragment.get("egg", "").partition("[")[0]
@@ -318,7 +233,7 @@ def _source(url: str, subdirectory: str | None, editable: bool) -> Source:
     return PathSource(path=path.partition("[")[0] or ".", editable=editable, subdirectory=subdirectory)
 
 
-def _downloaded(line: _Line, package: Package, url: str, fragment: Mapping[str, str]) -> Package:
+def _downloaded(line: Line, package: Package, url: str, fragment: Mapping[str, str]) -> Package:
     """Complete a package of a URL with its file; the URL's own fragment may hold the hash."""
     filename = filename_of(url)
     digests = _digests(line, package.name)

@@ -119,6 +119,12 @@ def test_an_include_without_a_reader_is_an_error() -> None:
         parse("requirements.txt", "-r base.txt")
 
 
+@pytest.mark.parametrize("files", [{}, {"base.txt": "-r more.txt"}])
+def test_an_include_that_is_not_there_is_an_error(files: dict[str, str]) -> None:
+    with pytest.raises(LockError, match=r":1: includes '(base|more).txt', which cannot be read"):
+        parse("requirements.txt", "-r base.txt", files.__getitem__)
+
+
 def test_constraints_lend_versions_and_hashes() -> None:
     constraints = f"x==1 --hash=sha256:{A}\ny==2 ; python_version < '3.12' --hash=sha256:{B}\nz==9"
     lock = read("-c c.txt\nx\ny ; sys_platform == 'linux'", c_txt=constraints)
