@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -74,15 +75,23 @@ def print_json(value: Any) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table for people on stdout; numbers go to the right."""
+    """Print a table for people on stdout; numbers go to the right.
+
+    Nothing is shortened or broken where it does not fit: a digest has to be copied whole.
+    """
     table = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
     content = [[printable(cell) for cell in row] for row in rows]
     for index, column in enumerate(columns):
         numeric = bool(content) and all(row[index][:1].isdigit() for row in content)
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        table.add_column(
+            column,
+            justify="right" if numeric else "left",
+            no_wrap=True,
+            min_width=max((cell_len(row[index]) for row in content), default=0),
+        )
     for row in content:
         table.add_row(*(escape(cell) for cell in row))
-    out.print(table)
+    out.print(table, crop=False)
 
 
 def download_progress() -> Progress:

@@ -50,7 +50,7 @@ def plan_only(config: Config, layout: Layout, locks: Sequence[LockText]) -> tupl
 
     async def plan() -> tuple[Plan, Failures]:
         async with AsyncExitStack() as stack:
-            stockist = Stockist(config, layout, layout.snapshots.current(), stack)
+            stockist = Stockist(config, layout, layout.snapshots.readable(), stack)
             orders, failed = _orders(config, locks)
             planned = await stockist.plan(orders)
             return planned.plan, {**failed, **planned.failed}
@@ -63,7 +63,7 @@ def select_one(config: Config, layout: Layout, lock: LockText, target: Target) -
 
     async def chosen() -> Selection:
         async with AsyncExitStack() as stack:
-            stockist = Stockist(config, layout, layout.snapshots.current(), stack)
+            stockist = Stockist(config, layout, layout.snapshots.readable(), stack)
             order = replace(_order(config, lock), targets=(target,))
             ((_, selection),) = await stockist.selections(order)
             return selection
@@ -74,7 +74,7 @@ def select_one(config: Config, layout: Layout, lock: LockText, target: Target) -
 async def _fill(
     config: Config, layout: Layout, locks: Sequence[LockText], inputs: str, unread: Failures, begin: Begin
 ) -> Filled:
-    previous = layout.snapshots.current()
+    previous = layout.snapshots.readable()
     orders, unparsed = _orders(config, locks)
     failed = {**unread, **unparsed}
     async with AsyncExitStack() as stack:

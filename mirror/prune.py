@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mirror.errors import StoreError
 from mirror.history import pinned
 from mirror.layout import Layout
 
@@ -32,8 +33,14 @@ class Surplus:
 
 
 def prune(layout: Layout, keep: int) -> Pruned:
-    """Drop the outdated snapshots with what only they reach; where there are none, do nothing."""
-    return free(layout, surplus(layout, keep)) if _outdated(layout, keep) else Pruned()
+    """Drop the outdated snapshots with what only they reach; where there are none, do nothing.
+
+    Nothing is freed either while a manifest that is kept cannot be read: who knows what it reaches.
+    """
+    try:
+        return free(layout, surplus(layout, keep)) if _outdated(layout, keep) else Pruned()
+    except StoreError:
+        return Pruned()
 
 
 def surplus(layout: Layout, keep: int) -> Surplus:

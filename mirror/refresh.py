@@ -139,7 +139,7 @@ def dry_run(config: Config) -> Report:
 
 def unchanged(layout: Layout, inputs: str) -> Snapshot | None:
     """Give the current snapshot if these inputs made it and every file of it is held."""
-    current = layout.snapshots.current()
+    current = layout.snapshots.readable()
     if current is None or current.inputs != inputs:
         return None
     return current if all(layout.store.holds(artifact.sha256) for artifact in current.artifacts) else None

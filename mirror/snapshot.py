@@ -185,14 +185,23 @@ class Snapshots:
         name = self.current_name()
         return self.load(name) if name else None
 
+    def readable(self) -> Snapshot | None:
+        """Give the current snapshot, or None where it is damaged or of another schema: a new one is due."""
+        try:
+            return self.current()
+        except StoreError:
+            return None
+
     def add(self, snapshot: Snapshot) -> str:
         """Write a snapshot and give its name; one that is equal to the newest is that one."""
-        names = self.names()
-        short = snapshot.digest[:12]
+        names, data, short = self.names(), snapshot.to_bytes(), snapshot.digest[:12]
         if names and names[-1].endswith(f"-{short}"):
-            return names[-1]
-        name = f"{_sequence(names[-1]) + 1 if names else 1:04}-{short}"
-        write_atomically(self.root / f"{name}.json", snapshot.to_bytes())
+            name = names[-1]
+        else:
+            name = f"{_sequence(names[-1]) + 1 if names else 1:04}-{short}"
+        path = self.root / f"{name}.json"
+        if not path.exists() or path.read_bytes() != data:  # not there, or damaged
+            write_atomically(path, data)
         return name
 
     def switch(self, name: str) -> None:

@@ -109,6 +109,17 @@ def test_a_lost_file_is_fetched_again(project: Project, flask: Path) -> None:
     assert (report["fetched"], report["snapshot"]) == (1, name)
 
 
+def test_a_manifest_that_cannot_be_read_is_made_again(project: Project, flask: Path) -> None:
+    project.lock(flask)
+    name = project.refreshed()["snapshot"]
+    manifest = project.layout.snapshots.root / f"{name}.json"
+    manifest.write_text('{"schema": 0}')
+    assert project.refreshed()["fetched"] == 0
+    current = project.layout.snapshots.current()
+    assert current is not None
+    assert [a.name for a in current.artifacts] == ["flask"]
+
+
 def test_what_builds_need_is_stocked_too(project: Project, wheels: Path) -> None:
     sdist = make_sdist(wheels, "legacy", "1.0")
     make_wheel(wheels, "setuptools", "70.0", requires_python=">=3.8")
