@@ -96,6 +96,11 @@ class Core:
             reason = "the gate is closed, for it cannot keep its log"
             raise Denied(deny(Kind.CLOSED, reason, "log")) from error
 
+    @property
+    def note(self) -> str:
+        """The last signed checkpoint of the log."""
+        return self._log.note
+
     def close(self, failure: LogError) -> None:
         """Let nothing through any more."""
         self.failure = self.failure or failure

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from contextlib import suppress
 from email.utils import formatdate
 from pathlib import Path
 
@@ -39,6 +40,17 @@ class Gate:
         self._clients: set[asyncio.Task[None]] = set()
         self.core.record("start", task, name=settings.policy.name)
 
+    @property
+    def port(self) -> int:
+        """The TCP port it listens on, 0 where there is none."""
+        names = [socket.getsockname() for server in self._servers for socket in server.sockets]
+        return next((int(name[1]) for name in names if isinstance(name, tuple)), 0)
+
+    @property
+    def note(self) -> str:
+        """The last signed checkpoint: the one to keep elsewhere."""
+        return self.core.note
+
     async def listen_unix(self, path: Path) -> None:
         """Listen on a socket file, which everyone in the sandbox may use. Raises GateError."""
         try:
@@ -46,7 +58,7 @@ class Gate:
             server = await asyncio.start_unix_server(self._client, path, limit=HEAD_LIMIT, backlog=_BACKLOG)
             path.chmod(0o666)
         except OSError as error:
-            raise GateError(f"cannot listen: {error.strerror}", where=str(path)) from error
+            raise GateError(f"cannot listen: {error.strerror or error}", where=str(path)) from error
         self._servers.append(server)
 
     async def listen_tcp(self, host: str, port: int) -> int:
@@ -54,7 +66,7 @@ class Gate:
         try:
             server = await asyncio.start_server(self._client, host, port, limit=HEAD_LIMIT, backlog=_BACKLOG)
         except OSError as error:
-            raise GateError(f"cannot listen: {error.strerror}", where=f"{host}:{port}") from error
+            raise GateError(f"cannot listen: {error.strerror or error}", where=f"{host}:{port}") from error
         self._servers.append(server)
         return int(server.sockets[0].getsockname()[1])
 
@@ -70,7 +82,8 @@ class Gate:
             client.cancel()
         await asyncio.gather(*self._clients, return_exceptions=True)
         if not self.core.failure:
-            self.core.record("stop", self._task)
+            with suppress(Denied):  # told by the failure of the core
+                self.core.record("stop", self._task)
 
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         me = asyncio.current_task()

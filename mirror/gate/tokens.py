@@ -62,11 +62,17 @@ class Context:
 
 def mint(key_id: str, key: bytes, *, task: str, expires: int, caveats: tuple[str, ...] = ()) -> Token:
     """Make a token for a task until `expires`. Raises TokenError."""
-    if not _TASK.fullmatch(task):
-        raise TokenError(f"{task!r} is not a task: small letters, digits, and .-_ between them")
+    check_task(task)
     nonce = secrets.token_hex(16)
     token = Token(key=key_id, nonce=nonce, caveats=(), signature=_first(key, key_id, nonce))
     return narrow(token, (f"task = {task}", f"expires = {expires}", *caveats))
+
+
+def check_task(task: str) -> str:
+    """Give the name of a task back if it may be one. Raises TokenError."""
+    if not _TASK.fullmatch(task):
+        raise TokenError(f"{task!r} is not a task: small letters, digits, and .-_ between them")
+    return task
 
 
 def narrow(token: Token, caveats: tuple[str, ...]) -> Token:

@@ -1,0 +1,69 @@
+"""Runs inside a sandbox: hands connections to a loopback port on to the gate's socket, beside one command.
+
+    python3 -I forwarder.py SOCKET PORT -- COMMAND…
+
+Ends with the command's exit code. Standard library only, from Python 3.8 on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+
+_CHUNK = 65536
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Move bytes one way until their end, and hand that on, too."""
+    try:
+        while True:
+            data = await reader.read(_CHUNK)
+            if not data:
+                break
+            writer.write(data)
+            await writer.drain()
+        writer.write_eof()
+    except OSError:
+        writer.transport.abort()
+
+
+async def main(socket: str, port: int, command: list[str]) -> int:
+    """Listen, run the command, and give its exit code."""
+
+    async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            inner, outer = await asyncio.open_unix_connection(socket)
+        except OSError:
+            writer.transport.abort()
+            return
+        try:
+            await asyncio.gather(_pump(reader, outer), _pump(inner, writer))
+        finally:
+            outer.close()
+            writer.close()
+
+    server = await asyncio.start_server(client, "127.0.0.1", port, backlog=1024)
+    try:
+        child = await asyncio.create_subprocess_exec(*command)
+    except OSError as error:
+        print(f"{command[0]}: {error.strerror}", file=sys.stderr)
+        return 127
+    for number in _SIGNALS:
+        asyncio.get_running_loop().add_signal_handler(number, _hand_on, child, number)
+    code = await child.wait()
+    server.close()
+    return code if code >= 0 else 128 - code
+
+
+def _hand_on(child: asyncio.subprocess.Process, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        child.send_signal(number)
+
+
+if __name__ == "__main__":
+    split = sys.argv.index("--")
+    place, number = sys.argv[1:split]
+    sys.exit(asyncio.run(main(place, int(number), sys.argv[split + 1 :])))
