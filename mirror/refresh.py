@@ -81,8 +81,10 @@ def refresh(config: Config, *, begin: Begin, publish: Publish) -> Report:
             locks, failed = read_locks(config, layout)
             inputs = inputs_digest(config, locks)
         snapshot = None if failed else unchanged(layout, inputs)
-        fetched = fetched_size = 0
-        if snapshot is None:
+        served, fetched, fetched_size = layout.snapshots.current_name(), 0, 0
+        if snapshot is not None and served is not None:
+            name = served
+        else:
             # httpx and what stands on it take longer to import than a run with no changes does.
             from mirror.fill import fill
 
@@ -90,10 +92,10 @@ def refresh(config: Config, *, begin: Begin, publish: Publish) -> Report:
                 filled = fill(config, layout, locks, inputs, failed, begin)
             snapshot, failed = filled.snapshot, filled.failed
             fetched, fetched_size = filled.fetched, filled.fetched_size
-        name = layout.snapshots.add(snapshot)
+            name = layout.snapshots.add(snapshot)
         with watch.step("publish"):
             publish(name, snapshot)
-        changed = name != layout.snapshots.current_name()
+        changed = name != served
         if changed:
             layout.snapshots.switch(name)
         with watch.step("prune"):
