@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from lockfiles.errors import LockError
-from lockfiles.formats import conda, pdm, pipfile, poetry, pylock, requirements, uv
-from lockfiles.model import Lock
+from lockfiles.formats import bun, conda, npm, pdm, pipfile, pnpm, poetry, pylock, requirements, uv, yarn
+from lockfiles.model import Ecosystem, Lock
 
 Read = Callable[[str], str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Format:
-    """A format: the file names it goes by, how its content is known, and its reader.
+    """A format: the file names it goes by, how its content is known, its reader and its ecosystem.
 
     `beside` names the files beside the lock that its reader asks for, if they are there.
     """
@@ -25,6 +25,7 @@ class Format:
     looks_like: Callable[[str], bool]
     parse: Callable[[str, str, Read | None], Lock]
     beside: tuple[str, ...] = ()
+    ecosystem: Ecosystem = Ecosystem.PYPI
 
 
 _PROJECT = ("pyproject.toml",)
@@ -42,6 +43,24 @@ FORMATS: dict[str, Format] = {
         names=("pdm.lock", "pdm.*.lock"), looks_like=pdm.looks_like, parse=pdm.parse, beside=_PROJECT
     ),
     "Pipfile.lock": Format(names=("Pipfile.lock",), looks_like=pipfile.looks_like, parse=pipfile.parse),
+    "bun.lock": Format(
+        names=("bun.lock",), looks_like=bun.looks_like, parse=bun.parse, ecosystem=Ecosystem.NPM
+    ),
+    "package-lock.json": Format(
+        names=("package-lock.json", "npm-shrinkwrap.json"),
+        looks_like=npm.looks_like,
+        parse=npm.parse,
+        ecosystem=Ecosystem.NPM,
+    ),
+    "pnpm-lock.yaml": Format(
+        names=("pnpm-lock.yaml",),
+        looks_like=pnpm.looks_like,
+        parse=pnpm.parse,
+        ecosystem=Ecosystem.NPM,
+    ),
+    "yarn.lock": Format(
+        names=("yarn.lock",), looks_like=yarn.looks_like, parse=yarn.parse, ecosystem=Ecosystem.NPM
+    ),
     "conda-lock": Format(
         names=("conda-lock.yml", "conda-lock.yaml", "*.conda-lock.yml", "conda-*.lock"),
         looks_like=conda.looks_like,

@@ -142,9 +142,7 @@ def _address(resolved: str) -> str | None:
     return resolved.partition("#")[0] or None
 
 
-def node_lock(
-    format: str, filename: str, packages: Iterable[Package], groups: tuple[str, ...] = ()
-) -> Lock:
+def node_lock(format: str, filename: str, packages: Iterable[Package], groups: tuple[str, ...] = ()) -> Lock:
     """Make the lock of packages that lie side by side. Raises LockError where names would collide."""
     found = tuple(packages)
     spelled: dict[str, str] = {}

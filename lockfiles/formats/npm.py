@@ -21,6 +21,7 @@ from lockfiles.urls import redact
 _FORMAT = "package-lock.json"
 _DEV = "dev"
 _FOLDER = "node_modules/"
+_LONGEST_PLACE = 4096
 _ALIAS = re.compile(r"npm:(?P<name>@?[^@]+)@(?P<version>[^@]+)")
 
 
@@ -53,6 +54,8 @@ def parse(filename: str, text: str, read: Read | None = None) -> Lock:
 
 def _listed(top: Table) -> Iterator[Package]:
     for place, table in top.table("packages").named_tables():
+        if len(place) > _LONGEST_PLACE:
+            raise top.fault("packages", "a place is longer than any path may be")
         if _FOLDER in place and not table.boolean("link", False) and not table.boolean("inBundle", False):
             name = table.string("name", place.rpartition(_FOLDER)[2])
             optional = table.boolean("optional", False) or table.boolean("devOptional", False)
@@ -129,7 +132,7 @@ def _check_complete(top: Table) -> None:
         raise LockError(
             f"optional packages are not in the lock: {', '.join(missing[:5])}{more}",
             where=top.document.name,
-            hint="npm left out other platforms: remove node_modules and the lock, and run `npm install` again",
+            hint="npm left out other platforms: remove node_modules and the lock, then run `npm install`",
         )
 
 
