@@ -43,13 +43,24 @@ def parse_marker(text: str) -> Marker:
 @_only_value_error
 def parse_requirement(text: str) -> Requirement:
     """Parse a dependency specifier (PEP 508). Raises ValueError."""
-    return Requirement(text)
+    requirement = Requirement(text)
+    _read_versions(requirement.specifier)
+    return requirement
 
 
 @_only_value_error
 def parse_specifier(text: str) -> SpecifierSet:
     """Parse a version specifier (PEP 440). Raises ValueError."""
-    return SpecifierSet(text)
+    specifiers = SpecifierSet(text)
+    _read_versions(specifiers)
+    return specifiers
+
+
+def _read_versions(specifiers: SpecifierSet) -> None:
+    """Make `packaging` read the versions now, which else fail when they are first compared."""
+    for specifier in specifiers:
+        specifier.contains("0", prereleases=True)
+    str(specifiers)
 
 
 @_only_value_error

@@ -22,6 +22,7 @@ from lockfiles.model import (
     Source,
     UrlSource,
 )
+from lockfiles.specs import parse_specifier
 from lockfiles.urls import filename_of, is_commit, redact
 
 _PART = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
@@ -50,7 +51,8 @@ def parse(filename: str, text: str, read: Read | None = None) -> Lock:
 
 def _validated(table: Table) -> Pylock:
     try:
-        return Pylock.from_dict(table.value)
+        lock = Pylock.from_dict(table.value)
+        parse_specifier(str(lock.requires_python or ""))
     except PylockUnsupportedVersionError as error:
         raise table.fault("lock-version", str(error), "write it in version 1.0") from error
     except PylockValidationError as error:
@@ -58,6 +60,7 @@ def _validated(table: Table) -> Pylock:
         raise table.document.fault(path, redact(error.message)) from error
     except (ValueError, RecursionError) as error:
         raise table.fault("", "it holds a number, version or marker that cannot be read") from error
+    return lock
 
 
 def _packages(lock: Pylock, document: Document) -> Iterator[Package]:
@@ -74,7 +77,9 @@ def _package(package: pylock.Package) -> Package:
         name=package.name,
         version=str(package.version) if package.version is not None else None,
         marker=package.marker,
-        requires_python=str(package.requires_python) if package.requires_python is not None else None,
+        requires_python=str(parse_specifier(str(package.requires_python)))
+        if package.requires_python
+        else None,
         artifacts=tuple(_artifact(file) for file in files if file is not None),
         source=_source(package),
     )
