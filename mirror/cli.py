@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -24,9 +23,10 @@ from mirror.console import (
     say,
 )
 from mirror.errors import PartialError
+from mirror.hooks import run_hooks
 from mirror.layout import Layout
-from mirror.publish import devpi, devpi_server
-from mirror.publish.deliver import deliver
+from mirror.publish.deliver import deliver, index_url
+from mirror.runs import noted
 from mirror.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -73,31 +73,33 @@ def refresh(
     """Bring the mirror up to the lock-files: fetch, verify, publish, prune."""
     loaded = configuration.load(config)
     if dry_run:
-        report = refreshing.dry_run(loaded)
-    else:
-        with download_progress() as progress:
+        _report(refreshing.dry_run(loaded), loaded, as_json=as_json, dry_run=True)
+        return
+    with noted(Layout(loaded.root), partial(run_hooks, loaded)) as outcome:
+        report = _refresh(loaded)
+        outcome.snapshot, outcome.changed = report.snapshot, report.changed
+        _report(report, loaded, as_json=as_json)
 
-            def begin(plan: Plan) -> Callable[[int], None]:
-                size = f", {human_size(plan.fetch_size)}" if plan.fetch_size else ""
-                say(f"fetching {plural(len(plan.fetch), 'file')}{size}")
-                return partial(progress.advance, progress.add_task("fetching", total=plan.fetch_size or None))
 
-            report = refreshing.refresh(loaded, begin=begin, publish=partial(deliver, loaded))
+def _refresh(config: configuration.Config) -> refreshing.Report:
+    with download_progress() as progress:
+
+        def begin(plan: Plan) -> Callable[[int], None]:
+            size = f", {human_size(plan.fetch_size)}" if plan.fetch_size else ""
+            say(f"fetching {plural(len(plan.fetch), 'file')}{size}")
+            return partial(progress.advance, progress.add_task("fetching", total=plan.fetch_size or None))
+
+        return refreshing.refresh(config, begin=begin, publish=partial(deliver, config))
+
+
+def _report(
+    report: refreshing.Report, config: configuration.Config, *, as_json: bool, dry_run: bool = False
+) -> None:
     if as_json:
         print_json(asdict(report))
     else:
-        _print_report(report, loaded, dry_run=dry_run)
+        _print_report(report, config, dry_run=dry_run)
     _raise_failed(report)
-
-
-@app.command()
-def serve(config: ConfigOption = configuration.DEFAULT_FILE) -> None:
-    """Serve the Python index with devpi-server until stopped (for systemd, or a terminal)."""
-    loaded = configuration.load(config)
-    layout = Layout(loaded.root)
-    devpi.init(layout.devpi)
-    say(f"serving {devpi_server.index_url(loaded.port)}; Ctrl-C ends")
-    sys.exit(devpi_server.serve(layout.devpi, loaded.port))
 
 
 @app.command()
@@ -161,7 +163,7 @@ def _print_report(report: refreshing.Report, config: configuration.Config, *, dr
         ),
         ("freed", f"{report.pruned.artifacts}, {human_size(report.pruned.size)}"),
         ("snapshot", report.snapshot or "none yet"),
-        ("index", devpi_server.index_url(config.port)),
+        ("index", index_url(config.port)),
         *((f"  {step}", human_time(seconds)) for step, seconds in report.steps.items()),
     ]
     print_table("", ("refresh", ""), rows)

@@ -42,7 +42,7 @@ def verify(
     from mirror.refetch import refetch
     from mirror.verify import verify as check
 
-    loaded = configuration.load(config)
+    loaded = configuration.load_mirror(config)
     with download_progress() as progress:
 
         def begin(size: int) -> Callable[[int], None]:
@@ -91,7 +91,7 @@ def export(
     """Write a snapshot as a bundle, for a mirror that no network leads to."""
     from mirror.transfer import export as write
 
-    layout = Layout(configuration.load(config).root)
+    layout = Layout(configuration.load_mirror(config).root)
     name = history.resolve(layout.snapshots, name)
     base = history.resolve(layout.snapshots, since) if since else None
     with download_progress() as progress:
@@ -117,7 +117,7 @@ def import_(
     from mirror.publish.deliver import deliver
     from mirror.transfer import import_ as take
 
-    loaded = configuration.load(config)
+    loaded = configuration.load_mirror(config)
     with download_progress() as progress:
         advance = partial(progress.advance, progress.add_task("importing", total=None))
         done = take(Layout(loaded.root), volumes, partial(deliver, loaded), advance)
@@ -138,7 +138,7 @@ def diff(
     """Compare two snapshots: packages added, removed, changed, and their sizes."""
     from mirror.diff import compare
 
-    shelf = Layout(configuration.load(config).root).snapshots
+    shelf = Layout(configuration.load_mirror(config).root).snapshots
     names = history.resolve(shelf, old), history.resolve(shelf, new)
     difference = compare(*map(shelf.load, names))
     if as_json:
@@ -170,7 +170,7 @@ def _sentence(change: Change) -> str:
 @commands.command()
 def pin(name: SnapshotArgument, config: ConfigOption = configuration.DEFAULT_FILE) -> None:
     """Keep a snapshot, whatever its age."""
-    layout = Layout(configuration.load(config).root)
+    layout = Layout(configuration.load_mirror(config).root)
     with layout.exclusive():
         name = history.resolve(layout.snapshots, name)
         history.pin(layout.snapshots, name)
@@ -180,7 +180,7 @@ def pin(name: SnapshotArgument, config: ConfigOption = configuration.DEFAULT_FIL
 @commands.command()
 def unpin(name: SnapshotArgument, config: ConfigOption = configuration.DEFAULT_FILE) -> None:
     """Let a pinned snapshot be pruned when its time has come."""
-    layout = Layout(configuration.load(config).root)
+    layout = Layout(configuration.load_mirror(config).root)
     with layout.exclusive():
         name = history.resolve(layout.snapshots, name)
         history.unpin(layout.snapshots, name)
@@ -192,7 +192,7 @@ def rollback(name: SnapshotArgument, config: ConfigOption = configuration.DEFAUL
     """Serve an older snapshot again, until the next refresh."""
     from mirror.publish.deliver import deliver
 
-    loaded = configuration.load(config)
+    loaded = configuration.load_mirror(config)
     layout = Layout(loaded.root)
     name = history.resolve(layout.snapshots, name)
     changed = history.rollback(layout, name, partial(deliver, loaded))
@@ -211,7 +211,7 @@ def prune(
     from mirror.prune import free, surplus
     from mirror.publish.deliver import withdraw
 
-    loaded = configuration.load(config)
+    loaded = configuration.load_mirror(config)
     layout = Layout(loaded.root)
     with layout.exclusive():
         found = surplus(layout, loaded.keep)

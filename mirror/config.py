@@ -65,6 +65,14 @@ class UpstreamSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HookSpec:
+    """Shell commands to run when a refresh failed, and when it changed what is served."""
+
+    on_failure: str | None = None
+    on_change: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """The whole configuration but for `[images]`, which imagegen reads. Sizes are in bytes."""
 
@@ -78,16 +86,22 @@ class Config:
     targets: tuple[Target, ...]
     locks: tuple[LockSpec, ...]
     upstreams: tuple[UpstreamSpec, ...]
+    hooks: HookSpec = field(default_factory=HookSpec)
 
 
 def load(file: Path) -> Config:
     """Read lockstock.toml. Raises ConfigError naming file, line and key."""
-    config = _config(file, load_document(file))
+    config = load_mirror(file)
     if not config.locks:
         raise ConfigError(
             "no lock-file is named", where=str(file), hint='add [locks.NAME] with path = "requirements.txt"'
         )
     return config
+
+
+def load_mirror(file: Path) -> Config:
+    """Read lockstock.toml, which may name no lock: bundles fill a mirror, too. Raises ConfigError."""
+    return _config(file, load_document(file))
 
 
 def load_or_default(file: Path) -> Config:
@@ -111,6 +125,7 @@ def _config(file: Path, document: Table) -> Config:
             _lock(name, table, file.parent) for name, table in document.table("locks").named_tables()
         ),
         upstreams=tuple(map(_upstream, document.tables("upstream"))),
+        hooks=_hooks(document.table("hooks")),
     )
     mirror.finish()
     document.finish()
@@ -205,6 +220,12 @@ def _targets(table: Table) -> tuple[Target, ...]:
     if not targets:
         raise table.fault("", "there must be at least one Python and one platform")
     return tuple(sorted(targets))
+
+
+def _hooks(table: Table) -> HookSpec:
+    hooks = HookSpec(on_failure=table.string("on_failure", None), on_change=table.string("on_change", None))
+    table.finish()
+    return hooks
 
 
 def _upstream(table: Table) -> UpstreamSpec:

@@ -31,3 +31,8 @@ def withdraw(layout: Layout, keep: Collection[str]) -> None:
     """Take away what was published of all snapshots but those named. Raises RegistryError."""
     devpi.prune(layout.devpi, keep)
     simple.prune(layout, keep)
+
+
+def index_url(port: int) -> str:
+    """Give the URL to give to pip and uv as their index: that of the static tree."""
+    return f"http://{devpi_server.HOST}:{port}/simple/"

@@ -5,13 +5,13 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from types import FrameType
 from typing import IO
 
 from mirror.errors import RegistryError
@@ -36,6 +36,12 @@ class Server:
     def index_url(self) -> str:
         """The URL to give to pip and uv as their index."""
         return index_url(self.port)
+
+    @property
+    def exit_code(self) -> int | None:
+        """How the started server ended, if it has: as a shell tells it."""
+        code = self.process.poll() if self.process else None
+        return 128 - code if code is not None and code < 0 else code
 
     def stop(self) -> None:
         """End the server unless it ran before; devpi's storage is safe to be cut off."""
@@ -99,29 +105,27 @@ def start(folder: Path, port: int) -> Server:
     return server
 
 
-def serve(folder: Path, port: int) -> int:
-    """Run the server in the foreground until SIGTERM or SIGINT, its log on stderr; give the exit code.
+def start_behind(folder: Path, host: str, port: int) -> tuple[Server, socket.socket]:
+    """Listen on `port`, and start the server on a free one behind it, its log on stderr.
 
-    Raises RegistryError when it runs already or the port is taken.
+    The server ends with the thread that started it. Raises RegistryError when the mirror is served
+    already, `port` is taken, or devpi does not come up.
     """
     devpi.init(folder)
-    stopped = False
-
-    def forward(_number: int, _frame: FrameType | None) -> None:
-        nonlocal stopped
-        stopped = True
-        process.terminate()
-
     with devpi.locked(folder):
         _refuse_second(folder, port)
-        process = _spawn(folder, port, sys.stderr)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, forward)
-        _comes_up(Server(port=port, process=process), folder)
-    code = process.wait()
-    if stopped:
-        return 0
-    return 128 - code if code < 0 else code or 1  # devpi ends with 0 after a fatal error, too
+        try:
+            listener = socket.create_server((host, port))
+            with socket.create_server((HOST, 0)) as probe:
+                free = int(probe.getsockname()[1])
+        except OSError as error:
+            raise RegistryError(f"cannot listen: {error.strerror}", where=f"{host}:{port}") from error
+        server = Server(port=free, process=_spawn(folder, free, sys.stderr))
+        if not _comes_up(server, folder):
+            listener.close()
+            server.stop()
+            raise RegistryError("devpi-server does not start", where=str(folder), hint="it says why above")
+    return server, listener
 
 
 def _refuse_second(folder: Path, port: int) -> None:

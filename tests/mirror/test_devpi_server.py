@@ -44,13 +44,19 @@ def web_server(registry: Registry) -> Iterator[None]:
 
 
 def foreground(registry: Registry, function: str = "serve") -> subprocess.Popen[bytes]:
-    """Run `mirror.publish.devpi_server.serve`, or `start` and then sleep, in a process of its own."""
-    script = (
-        "import sys, time; from pathlib import Path; from mirror.publish import devpi_server\n"
-        f"result = devpi_server.{function}(Path({str(registry.folder)!r}), {registry.port})\n"
-        "sys.exit(result) if isinstance(result, int) else time.sleep(60)\n"
-    )
+    """Run `mirror.serve.app.serve`, or `devpi_server.start` and then sleep, in a process of its own."""
+    script = {
+        "serve": "from mirror.layout import Layout; from mirror.serve.app import serve\n"
+        f"sys.exit(serve(Layout(Path({str(registry.root)!r})), '127.0.0.1', {registry.port}))\n",
+        "start": "from mirror.publish import devpi_server\n"
+        f"devpi_server.start(Path({str(registry.folder)!r}), {registry.port})\ntime.sleep(60)\n",
+    }[function]
+    script = f"import sys, time; from pathlib import Path; {script}"
     return subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE)
+
+
+def behind(folder: Path, port: int) -> None:
+    devpi_server.start_behind(folder, "127.0.0.1", port)
 
 
 def wait_until(condition: object, *, limit: float = 20) -> None:
@@ -118,7 +124,7 @@ def test_options_of_the_users_own_devpi_have_no_effect(registry, monkeypatch, tm
 
 
 @pytest.mark.usefixtures("web_server")
-@pytest.mark.parametrize("begin", [devpi_server.start, devpi_server.serve, devpi_server.is_up])
+@pytest.mark.parametrize("begin", [devpi_server.start, behind, devpi_server.is_up])
 def test_a_port_that_another_program_holds_is_refused(registry, begin):
     devpi.init(registry.folder)
     with pytest.raises(RegistryError, match="taken by another program") as caught:
@@ -158,11 +164,11 @@ def test_serve_ends_well_when_it_is_asked_to(registry, number):
     with foreground(registry) as process:
         wait_until(lambda: devpi_server.is_up(registry.folder, registry.port))
         with pytest.raises(RegistryError, match="runs already"):
-            devpi_server.serve(registry.folder, registry.port)
+            behind(registry.folder, registry.port)
         process.send_signal(number)
         _, log = process.communicate(timeout=20)
     assert process.returncode == 0
-    assert f"Serving on http://127.0.0.1:{registry.port}".encode() in log
+    assert b"Serving on http://127.0.0.1:" in log
     assert not devpi_server.is_up(registry.folder, registry.port)
 
 

@@ -1,0 +1,1 @@
+"""Serves a mirror: the static tree itself, and devpi behind it."""

@@ -1,0 +1,55 @@
+"""`mirror serve`: one port for everything, devpi as a child behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from contextlib import suppress
+
+from aiohttp import web
+
+from mirror.layout import Layout
+from mirror.publish import devpi_server
+from mirror.serve.index import Index
+from mirror.serve.proxy import Proxy
+from mirror.serve.views import Views
+
+_GRACE = 5.0  # seconds for answers under way when the server is stopped
+_WATCH = 0.5
+
+
+def serve(layout: Layout, host: str, port: int) -> int:
+    """Serve until SIGTERM or SIGINT, and give the exit code; devpi's end is the end.
+
+    Raises RegistryError when this mirror is served already, or the port is taken.
+    """
+    backend, listener = devpi_server.start_behind(layout.devpi, host, port)
+    with backend, listener:
+        return asyncio.run(_serve(layout, listener, backend))
+
+
+def application(layout: Layout, backend: int) -> web.Application:
+    """Make the application; `backend` is the port of devpi."""
+    index, proxy = Index(layout.tree), Proxy(backend)
+    app = web.Application()
+    app.cleanup_ctx.append(proxy.run)
+    app.add_routes([*index.routes(), *Views(layout, index).routes()])
+    app.router.add_route("*", "/{path:.*}", proxy.forward)
+    return app
+
+
+async def _serve(layout: Layout, listener: socket.socket, backend: devpi_server.Server) -> int:
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    runner = web.AppRunner(application(layout, backend.port), access_log=None, shutdown_timeout=_GRACE)
+    await runner.setup()
+    try:
+        await web.SockSite(runner, listener).start()
+        while not stopped.is_set() and backend.exit_code is None:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stopped.wait(), _WATCH)
+    finally:
+        await runner.cleanup()
+    return 0 if stopped.is_set() else backend.exit_code or 1  # devpi ends with 0 after a fatal error, too

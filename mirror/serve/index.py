@@ -1,0 +1,113 @@
+"""The Python index as clients ask for it: pages from memory, files by sendfile."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from aiohttp import web
+from packaging.utils import canonicalize_name
+
+from lockfiles.urls import check_filename
+from mirror.publish.pages import HTML, JSON, METADATA
+from mirror.publish.simple import CURRENT
+from mirror.serve.negotiate import JSON_TYPE, content_type, page_of
+
+_MISSING_AT_MOST = 1000
+# A page is asked for again each time, and costs a 304; a file never changes under its digest.
+_FRESH = {"Cache-Control": "no-cache", "Vary": "Accept"}
+_FOREVER = {
+    "Cache-Control": "public, max-age=31536000, immutable",
+    "Content-Type": "application/octet-stream",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A rendered page."""
+
+    body: bytes
+    etag: str
+
+
+class Index:
+    """The current tree below one folder; each page of a tree is read once."""
+
+    def __init__(self, tree: Path) -> None:
+        self._link = tree / CURRENT
+        self._tree: Path | None = None
+        self._pages: dict[str, Page] = {}
+        self.requests: Counter[str] = Counter()
+        self.missing: Counter[str] = Counter()
+
+    def routes(self) -> list[web.RouteDef]:
+        """Give what to answer, and how."""
+        page = rf"{{page:{HTML}|{JSON}|}}".replace(".", r"\.")
+        return [
+            web.get(f"/simple/{page}", self._page),
+            web.get(f"/simple/{{project}}/{page}", self._page),
+            web.get("/simple/{project}", self._slash),
+            web.get(r"/files/{a:[0-9a-f]{2}}/{b:[0-9a-f]{62}}/{name}", self._file),
+        ]
+
+    def tree(self) -> Path | None:
+        """Give the current tree, or None before the first snapshot."""
+        try:
+            tree = self._link.parent / self._link.readlink()
+        except OSError:
+            return None
+        if tree != self._tree:
+            self._tree, self._pages = tree, {}
+        return tree
+
+    async def _page(self, request: web.Request) -> web.StreamResponse:
+        project, suffix = request.match_info.get("project", ""), request.match_info["page"]
+        if project != canonicalize_name(project):
+            raise web.HTTPMovedPermanently(f"/simple/{canonicalize_name(project)}/{suffix}")
+        kind = content_type(request.headers.get("Accept", ""))
+        if suffix:
+            kind = JSON_TYPE if suffix == JSON else "text/html"
+        page = self._read(f"simple/{project}/{page_of(kind)}" if project else f"simple/{page_of(kind)}")
+        if page is None:
+            self._remember_missing(project)
+            raise web.HTTPNotFound(text=f"{project or 'the index'} is not stocked\n")
+        self.requests["page"] += 1
+        headers = {**_FRESH, "ETag": page.etag}
+        if request.headers.get("If-None-Match") == page.etag:
+            return web.Response(status=304, headers=headers)
+        return web.Response(body=page.body, headers={**headers, "Content-Type": kind})
+
+    def _read(self, path: str) -> Page | None:
+        tree = self.tree()
+        if tree is None:
+            return None
+        page = self._pages.get(path)
+        if page is None:
+            try:
+                body = (tree / path).read_bytes()
+            except (OSError, ValueError):
+                return None
+            page = self._pages[path] = Page(body, f'"{sha256(body).hexdigest()[:32]}"')
+        return page
+
+    def _remember_missing(self, project: str) -> None:
+        """Count what was asked for in vain, up to a limit: any client can ask for anything."""
+        if project in self.missing or len(self.missing) < _MISSING_AT_MOST:
+            self.missing[project] += 1
+        self.requests["missing"] += 1
+
+    async def _slash(self, request: web.Request) -> web.StreamResponse:
+        raise web.HTTPMovedPermanently(f"/simple/{canonicalize_name(request.match_info['project'])}/")
+
+    async def _file(self, request: web.Request) -> web.StreamResponse:
+        tree, found = self.tree(), request.match_info
+        try:
+            check_filename(found["name"])
+        except ValueError:
+            raise web.HTTPNotFound from None
+        if tree is None:
+            raise web.HTTPNotFound
+        self.requests["metadata" if found["name"].endswith(METADATA) else "file"] += 1
+        return web.FileResponse(tree / "files" / found["a"] / found["b"] / found["name"], headers=_FOREVER)

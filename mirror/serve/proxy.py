@@ -1,0 +1,65 @@
+"""Hands requests on to devpi: uploads, users, its own pages."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+
+from aiohttp import ClientError, ClientSession, ClientTimeout, TCPConnector, web
+from multidict import CIMultiDict
+from yarl import URL
+
+# Of one connection only (RFC 9110, section 7.6.1).
+_HOP_BY_HOP = {
+    "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer",
+    "transfer-encoding", "upgrade", "expect",
+}  # fmt: skip
+_AT_ONCE = 50  # as many threads as devpi's server has
+
+
+class Proxy:
+    """Forwards to a server on loopback, under the very same paths and host.
+
+    The host is what devpi makes its absolute URLs of, so they lead back here.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._backend = URL.build(scheme="http", host="127.0.0.1", port=port)
+        self._session: ClientSession | None = None
+
+    async def run(self, _app: web.Application) -> AsyncIterator[None]:
+        """Keep connections open while the application runs."""
+        async with ClientSession(
+            connector=TCPConnector(limit=_AT_ONCE),
+            auto_decompress=False,
+            timeout=ClientTimeout(total=None, sock_connect=5, sock_read=300),
+        ) as self._session:
+            yield
+
+    async def forward(self, request: web.Request) -> web.StreamResponse:
+        """Answer as devpi does, or 502 where it does not."""
+        if self._session is None:
+            raise web.HTTPBadGateway
+        try:
+            async with self._session.request(
+                request.method,
+                URL(f"{self._backend}{request.raw_path}", encoded=True),
+                headers=_passed_on(request.headers),
+                data=request.content if request.can_read_body else None,
+                allow_redirects=False,
+                skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
+            ) as answer:
+                response = web.StreamResponse(
+                    status=answer.status, reason=answer.reason, headers=_passed_on(answer.headers)
+                )
+                await response.prepare(request)
+                async for chunk in answer.content.iter_any():
+                    await response.write(chunk)
+                return response
+        except ClientError as error:
+            raise web.HTTPBadGateway(text="devpi does not answer\n") from error
+
+
+def _passed_on(headers: Mapping[str, str]) -> CIMultiDict[str]:
+    named = {name.strip().lower() for name in headers.get("Connection", "").split(",")}
+    kept = ((key, value) for key, value in headers.items() if key.lower() not in _HOP_BY_HOP | named)
+    return CIMultiDict(kept)
