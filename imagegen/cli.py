@@ -114,6 +114,40 @@ def verify(
         )
 
 
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def run(
+    context: typer.Context,
+    name: NameArgument,
+    policy: Annotated[
+        str,
+        typer.Option("--policy", "-p", help="A policy's file, or the name of a ready one.", metavar="POLICY"),
+    ],
+    task: Annotated[str, typer.Option("--task", help="The name of its log; the image's if not given.")] = "",
+    config: ConfigOption = configuration.DEFAULT_FILE,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a command in an image whose only way out is a gate.
+
+    The command comes after --. It ends with the command's exit code, and with one line of what was
+    reached and what was blocked.
+    """
+    from imagegen.contained import run as contain  # the gate's cryptography takes long to import
+    from mirror.gate.places import Upstreams
+    from mirror.gate.policyfile import load_policy
+    from mirror.gate.reports import summary
+    from mirror.gate.tokens import check_task
+
+    if not context.args:
+        raise typer.BadParameter("give the command after --, as in: -- pytest -q")
+    loaded, spec = _load(config, name)
+    rules = load_policy(policy, Upstreams(loaded))
+    ended = contain(loaded, spec, DockerEngine(), rules, check_task(task or name), context.args)
+    if as_json:
+        print_json(asdict(ended))
+    say(summary(ended.report))
+    raise typer.Exit(ended.code)
+
+
 @app.command("list")
 def list_images(config: ConfigOption = configuration.DEFAULT_FILE, as_json: JsonOption = False) -> None:
     """List the images of lockstock.toml, and what verify last found."""

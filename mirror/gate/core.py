@@ -101,6 +101,11 @@ class Core:
         """The last signed checkpoint of the log."""
         return self._log.note
 
+    @property
+    def size(self) -> int:
+        """The number of records of the log."""
+        return self._log.size
+
     def close(self, failure: LogError) -> None:
         """Let nothing through any more."""
         self.failure = self.failure or failure

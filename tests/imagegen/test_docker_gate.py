@@ -1,0 +1,247 @@
+"""Attacks from inside a real container whose only way out is a gate."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imagegen.contained import Ended, run
+from imagegen.plan import REPOSITORY
+from imagegen.spec import find_image
+from mirror.gate.audit import verify
+from mirror.gate.policyfile import parse_policy
+from mirror.gate.running import home_of
+from mirror.publish import simple
+from tests.imagegen.conftest import NAME, Sandbox
+from tests.mirror.gate.harness import DIALLED, hello, outside
+
+pytestmark = pytest.mark.docker
+POLICY = """
+mirror = true
+[[allow]]
+host = "api.example"
+ports = [{port}]
+address = "127.0.0.1"
+"""
+# Runs inside. Each attempt prints its name and what came of it; none may print OPEN.
+ATTACK = r"""
+import errno, json, os, socket, struct, sys
+aims = json.loads(sys.argv[1])
+found = {}
+
+def attempt(name, action):
+    try:
+        found[name] = f"OPEN {action()!r}"
+    except OSError as error:
+        found[name] = f"closed {errno.errorcode.get(error.errno, error)}"
+
+def tcp(address, port):
+    with socket.create_connection((address, port), 2) as link:
+        return link.getpeername()
+
+def udp(address, port):
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as query:
+        query.settimeout(2)
+        query.connect((address, port))
+        query.send(b"\x13\x37\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\x01")
+        return query.recv(512)
+
+def gate(request):
+    with socket.create_connection(("127.0.0.1", 3128), 5) as link:
+        link.sendall(request)
+        return link.recv(65536)
+
+for address, port in aims["addresses"]:
+    attempt(f"tcp {address}:{port}", lambda: tcp(address, port))
+    attempt(f"udp {address}:{port}", lambda: udp(address, port))
+for name in ("api.example", "localhost.example", "host.docker.internal", "metadata.google.internal"):
+    attempt(f"name {name}", lambda: socket.getaddrinfo(name, 80))
+attempt("raw icmp", lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP))
+attempt("packet", lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW))
+attempt("write /", lambda: open("/evil", "w"))
+attempt("write /usr", lambda: open("/usr/evil", "w"))
+attempt("write the forwarder", lambda: open("/run/lockstock/forwarder.py", "w"))
+attempt("remove the socket", lambda: os.unlink("/run/lockstock/gate.sock"))
+attempt("docker", lambda: socket.socket(socket.AF_UNIX).connect("/var/run/docker.sock"))
+attempt("become root", lambda: os.setuid(0))
+attempt("mount", lambda: __import__("ctypes").CDLL(None, use_errno=True).mount(b"x", b"/tmp", b"tmpfs", 0, 0)
+        and (_ for _ in ()).throw(OSError(__import__("ctypes").get_errno(), "")))
+status = dict(line.split(":\t", 1) for line in open("/proc/self/status").read().splitlines() if ":\t" in line)
+found["capabilities"] = status["CapEff"].strip() + " " + status["CapBnd"].strip()
+found["no new privileges"] = status["NoNewPrivs"].strip()
+found["uid"] = str(os.getuid())
+found["interfaces"] = " ".join(sorted(name for _, name in socket.if_nameindex()))
+for target in aims["targets"]:
+    head = f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n".encode()
+    found[f"connect {target}"] = gate(head)[:12].decode()
+    plain = f"GET http://{target}/ HTTP/1.1\r\nHost: {target}\r\n\r\n".encode()
+    found[f"get {target}"] = gate(plain)[:12].decode()
+with socket.create_connection(("127.0.0.1", 3128), 5) as link:
+    head = f"CONNECT {aims['api']} HTTP/1.1\r\nHost: {aims['api']}\r\n\r\n".encode()
+    link.sendall(head)
+    found["tunnel"] = link.recv(100)[:12].decode()
+    link.sendall(b"CONNECT 127.0.0.1:22 HTTP/1.1\r\n\r\n")
+    try:
+        found["proxy in a proxy"] = repr(link.recv(100))
+    except OSError:
+        found["proxy in a proxy"] = "b''"
+with socket.create_connection(("127.0.0.1", 3128), 5) as link:
+    link.sendall(head)
+    link.recv(100)
+    link.sendall(bytes.fromhex(aims["hello"]))
+    found["allowed"] = repr(link.recv(1))
+print(json.dumps(found))
+"""
+ENCODED = [
+    "169.254.169.254:80", "127.0.0.1:22", "[::1]:22", "[::ffff:169.254.169.254]:80", "2130706433:22",
+    "0x7f.1:22",
+    "0177.0.0.1:22", "127.1:22", "[64:ff9b::a9fe:a9fe]:80", "localhost:22", "%6c%6f%63alhost:22",
+    "api.example@127.0.0.1:22", "api.example.evil.example:443", "xapi.example:443", "192.0.2.1:443",
+]  # fmt: skip
+
+
+@pytest.fixture
+def upstream() -> Iterator[int]:
+    """A server of this test's own on loopback, which gives one byte back."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            while True:
+                try:
+                    client, _ = server.accept()
+                except OSError:
+                    return
+                with client:
+                    if client.recv(65536):
+                        client.sendall(b"!")
+
+        threading.Thread(target=answer, daemon=True).start()
+        yield server.getsockname()[1]
+
+
+@pytest.fixture
+def host_port() -> Iterator[int]:
+    """A port of the host that is open on all its addresses, as many services are."""
+    with socket.create_server(("0.0.0.0", 0)) as server:
+        yield server.getsockname()[1]
+
+
+@pytest.fixture
+def neighbour(sandbox: Sandbox) -> Iterator[str]:
+    """Another container, which listens; gives its address."""
+    command = ["python3", "-m", "http.server", "8000"]
+    container = sandbox.engine.client.containers.run(
+        sandbox.reference, command, detach=True, network_mode="bridge"
+    )
+    try:
+        container.reload()
+        yield str(container.attrs["NetworkSettings"]["Networks"]["bridge"]["IPAddress"])
+    finally:
+        container.remove(force=True)
+
+
+def contain(sandbox: Sandbox, policy: str, *command: str, task: str = "attack") -> Ended:
+    config = sandbox.project.config
+    rules = parse_policy("attack.toml", policy, {})
+    return run(config, find_image(config, NAME), sandbox.engine, rules, task, command)
+
+
+def records(sandbox: Sandbox, ended: Ended, task: str = "attack") -> list[dict[str, Any]]:
+    """Give the records of a log that verifies against the note of its run."""
+    home, found = home_of(sandbox.project.config), []
+    signer = home.signer()
+    verify(home.log(task), signer.named(f"{signer.name}/{task}").verifier, ended.note, found.append)
+    return found
+
+
+def test_nothing_gets_out_but_through_the_gate(
+    sandbox: Sandbox, upstream: int, host_port: int, neighbour: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    gateways = sandbox.engine.gateways()
+    addresses = [(address, port) for address in gateways for port in (host_port, 53, 22)]
+    addresses += [(neighbour, 8000), ("169.254.169.254", 80), ("192.0.2.1", 443), ("2001:db8::1", 443)]
+    targets = [*ENCODED, f"{neighbour}:8000", *(f"{address}:{host_port}" for address in gateways)]
+    api = f"api.example:{upstream}"
+    aims = {"addresses": addresses, "targets": targets, "api": api, "hello": hello("api.example").hex()}
+    DIALLED.clear()
+
+    ended = contain(sandbox, POLICY.format(port=upstream), "python3", "-c", ATTACK, json.dumps(aims))
+
+    assert ended.code == 0
+    found = json.loads(capfd.readouterr().out)
+    assert not {name: told for name, told in found.items() if told.startswith("OPEN")}
+    assert len([name for name in found if name.startswith(("tcp ", "udp "))]) == 2 * len(addresses)
+    for target in targets:
+        assert found[f"connect {target}"] in ("HTTP/1.1 403", "HTTP/1.1 400"), target
+        assert found[f"get {target}"] in ("HTTP/1.1 403", "HTTP/1.1 400"), target
+    assert found["capabilities"] == "0000000000000000 0000000000000000"
+    assert (found["no new privileges"], found["uid"], found["interfaces"]) == ("1", "1000", "lo")
+    assert (found["tunnel"], found["proxy in a proxy"], found["allowed"]) == ("HTTP/1.1 200", "b''", "b'!'")
+
+    assert outside() == []
+    assert {address[1] for address in DIALLED} == {upstream}
+    log = records(sandbox, ended)
+    denied = [r for r in log if r["event"] == "blocked" or r.get("verdict") == "deny"]
+    assert len(denied) == 2 * len(targets) + 1  # and the tunnel inside the tunnel
+    assert {"metadata service", "private address", "raw address", "malformed", "host", "server name"} <= {
+        r["kind"] for r in denied
+    }
+    assert not [r for r in log if r["event"] == "lookup"]
+    assert [d.host for d in ended.report.destinations] == ["api.example"]
+
+
+def test_clients_in_the_sandbox_use_the_mirror(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
+    layout = sandbox.project.layout
+    snapshot = layout.snapshots.current()
+    assert snapshot is not None
+    simple.publish(layout, str(layout.snapshots.current_name()), snapshot)
+    script = (
+        "set -e; python3 -m venv /tmp/v; PIP_FIND_LINKS= /tmp/v/bin/pip install -q --no-cache-dir alpha; "
+        "/tmp/v/bin/alpha; uv venv -q /tmp/u; uv pip install -q --python /tmp/u/bin/python alpha; "
+        "! /tmp/v/bin/pip download -q nosuch; test -f hello.txt; touch made; exit 3"
+    )
+    ended = contain(sandbox, "mirror = true", "sh", "-c", script, task="clients")
+    told = capfd.readouterr()
+    assert ended.code == 3, told
+    assert "2.1" in told.out
+    assert {(p.package, p.locks) for p in ended.report.packages} >= {
+        ("alpha", ("app",)),
+        ("beta-package", ("app",)),
+    }
+    missing = [r for r in records(sandbox, ended, "clients") if r["event"] == "missing"]
+    assert {r["package"] for r in missing} == {"nosuch"}
+    assert not (sandbox.project.folder / "code" / "made").exists()
+
+
+def test_the_command(sandbox: Sandbox, tmp_path: Path) -> None:
+    config = str(sandbox.project.folder / "lockstock.toml")
+    command = [sys.executable, "-m", "imagegen", "run", NAME, "--policy", "test-run", "-c", config, "--"]
+    script = "curl -sS https://docs.example/ || python3 -c 'import urllib.request as u; u.urlopen(\"http://docs.example/\")'"
+    ended = subprocess.run(
+        [*command, "sh", "-c", script], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert ended.returncode == 1, ended.stderr
+    assert ended.stderr.splitlines()[-1].startswith(
+        "reached no host outside; 0 package files from the mirror; blocked"
+    )
+    left = sandbox.engine.client.containers.list(all=True, filters={"label": "io.lockstock.run"})
+    assert left == []
+    assert f"{REPOSITORY}/{NAME}" in sandbox.reference
+
+
+def test_two_runs_add_to_one_log(sandbox: Sandbox) -> None:
+    first = contain(sandbox, "", "true", task="twice")
+    second = contain(sandbox, "", "false", task="twice")
+    assert (first.code, second.code) == (0, 1)
+    found = records(sandbox, second, "twice")
+    assert [r["event"] for r in found] == ["start", "stop", "start", "stop"]
+    records(sandbox, first, "twice")
