@@ -27,7 +27,7 @@ from mirror.store import write_atomically
 from mirror.upstream.fetch import get
 from mirror.upstream.session import Upstream
 from mirror.upstream.settings import is_pinned, redact
-from mirror.upstream.simple import ACCEPT, Wanted, file_version, parse_page
+from mirror.upstream.simple import ACCEPT, Wanted, file_version, narrow_page, parse_page
 
 
 def is_located(package: Package, upstreams: Iterable[UpstreamSpec] = ()) -> bool:
@@ -110,7 +110,7 @@ async def files_of(package: Package, upstream: Upstream) -> tuple[Artifact, ...]
         return wanted_version is not None and file_version(filename, package.name) == wanted_version
 
     for index in upstream.settings.sources(package.name):
-        for file in await _page(upstream, index, package.name, wanted):
+        for file in await _page(upstream, index, package.name, wanted, allowed):
             if _is_whole(file) and (not file.digests or allowed & set(file.digests)):
                 found.setdefault(file.filename, file)
         if allowed <= {digest for file in found.values() for digest in file.digests}:
@@ -166,7 +166,9 @@ def _not_found(package: Package, names: Iterable[str]) -> LockstockError:
     )
 
 
-async def _page(upstream: Upstream, index: str, name: str, wanted: Wanted) -> tuple[Artifact, ...]:
+async def _page(
+    upstream: Upstream, index: str, name: str, wanted: Wanted, allowed: frozenset[Digest]
+) -> tuple[Artifact, ...]:
     """Give the wanted files that an index has of a project; none where it does not know it."""
     if index in upstream.settings.find_links:
         return _in_folder(index, wanted)
@@ -177,10 +179,10 @@ async def _page(upstream: Upstream, index: str, name: str, wanted: Wanted) -> tu
         response = await get(upstream.client, url, upstream.retries, headers={"Accept": ACCEPT})
     if response is None:
         return ()
+    kind, body, base = response.headers.get("content-type", ""), response.content, str(response.url)
     try:
-        return parse_page(
-            response.headers.get("content-type", ""), response.content, str(response.url), wanted
-        )
+        narrow = () if "json" in kind else parse_page(kind, narrow_page(body, allowed), base, wanted)
+        return narrow or parse_page(kind, body, base, wanted)
     except ValueError as error:
         raise UpstreamError(f"the answer cannot be used: {error}", where=redact(url)) from error
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from html.parser import HTMLParser
 from typing import Any
@@ -20,6 +21,7 @@ from lockfiles.model import Artifact, Digest
 
 JSON_TYPE = "application/vnd.pypi.simple.v1+json"
 _REMOTE = ("http", "https")
+_LINK = re.compile(rb"(?i)(?=<a\s)")
 ACCEPT = f"{JSON_TYPE}, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
 
 
@@ -43,6 +45,16 @@ def parse_page(
         raise ValueError(f"{kind} is not a page of a package index")
     schemes = _REMOTE if urlsplit(url).scheme in _REMOTE else ("file", *_REMOTE)
     return tuple(file for file in files if urlsplit(file.url or "").scheme in schemes)
+
+
+def narrow_page(body: bytes, digests: Iterable[Digest]) -> bytes:
+    """Cut an HTML page down to the links that carry one of the digests.
+
+    Parsing the thousands of others would take most of a cold run's CPU.
+    """
+    head, *links = _LINK.split(body)
+    values = [digest.value.encode() for digest in digests]
+    return head + b"".join(link for link in links if any(value in link for value in values))
 
 
 def file_version(filename: str, project: str) -> Version | None:

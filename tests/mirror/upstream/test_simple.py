@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lockfiles.model import Digest
-from mirror.upstream.simple import JSON_TYPE, file_version, parse_page
+from mirror.upstream.simple import JSON_TYPE, file_version, narrow_page, parse_page
 
 URL = "https://index.example/simple/flask/"
 SHA = "ab" * 32
@@ -38,6 +38,17 @@ def test_html_pages() -> None:
     assert (first.filename, first.url) == ("flask-3.0.0.tar.gz", "https://files.example/p/flask-3.0.0.tar.gz")
     assert (first.digests, first.requires_python, first.yanked) == ((Digest("sha256", SHA),), ">=3.8", True)
     assert (second.filename, second.digests, second.yanked) == ("flask+-3.0.1-py3-none-any.whl", (), False)
+
+
+def test_a_page_is_narrowed_to_the_links_that_matter() -> None:
+    other = "cd" * 32
+    page = f"""<html><base href="https://files.example/"><a href="p/flask-1.0.tar.gz#sha256={other}">x</a>
+    <A href="p/flask-2.0.tar.gz#sha256={SHA}" data-yanked="">y</A><a href="z">z</a></html>""".encode()
+    wanted = Digest("sha256", SHA)
+    narrow = parse_page("text/html", narrow_page(page, [wanted]), URL)
+    assert narrow == tuple(file for file in parse_page("text/html", page, URL) if wanted in file.digests)
+    assert len(narrow) == 1
+    assert parse_page("text/html", narrow_page(page, [Digest("sha256", "0" * 64)]), URL) == ()
 
 
 @pytest.mark.parametrize(
