@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import resource
 import shlex
 import signal
 import subprocess
@@ -31,6 +32,7 @@ from mirror.snapshot import LockRecord, Snapshot
 
 _POST_SECONDS = 60
 _WATCH = 0.2
+_FILES = 16384
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +85,7 @@ async def serve(
     config: Config, policy: Policy, door: Door, post: str | None, ready: Callable[[str], object]
 ) -> str:
     """Run a gate until SIGTERM or SIGINT, and give the note to keep elsewhere. Raises LogError."""
+    _raise_file_limit()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -97,6 +100,14 @@ async def serve(
     if failure:
         raise failure
     return gate.note
+
+
+def _raise_file_limit() -> None:
+    """Let this process hold two ends of as many tunnels as the system grants."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if hard == resource.RLIM_INFINITY else min(hard, _FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def route_secrets(policy: Policy, environment: Mapping[str, str]) -> dict[str, str]:
