@@ -1,7 +1,8 @@
-"""The commands about single lock-files: write them for the mirror, or for one target."""
+"""The commands about lock-files and their upstreams: write locks anew, ask what became of files."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -10,11 +11,12 @@ import typer
 from lockfiles.errors import ConfigError
 from lockfiles.target import Target
 from mirror import config as configuration
-from mirror.cli import ConfigOption
+from mirror.cli import ConfigOption, JsonOption
 from mirror.config import Config, LockSpec
-from mirror.console import say
+from mirror.console import plural, print_json, print_table, say
 from mirror.inputs import read_lock
 from mirror.layout import Layout
+from mirror.snapshot import Snapshot
 from mirror.store import write_atomically
 
 commands = typer.Typer()
@@ -67,6 +69,26 @@ def export_requirements(
     spec = LockSpec(name="lock", path=lock, extras=tuple(extra or ()), groups=tuple(group) if group else None)
     text = read_lock(spec)
     _write(export(select_one(loaded, Layout(loaded.root), text, _target(loaded, target))), output)
+
+
+@commands.command()
+def upstream(config: ConfigOption = configuration.DEFAULT_FILE, as_json: JsonOption = False) -> None:
+    """Ask the indexes what has become of the stocked files: yanked, vanished, changed.
+
+    What is held stays held and is served; this only tells.
+    """
+    from mirror.upstream.compare import compare
+
+    loaded = configuration.load(config)
+    snapshot = Layout(loaded.root).snapshots.current() or Snapshot.of([], [], [])
+    changes = compare(loaded, snapshot)
+    if as_json:
+        print_json([asdict(change) for change in changes])
+        return
+    if changes:
+        rows = ((change.what, change.name, change.version, change.filename) for change in changes)
+        print_table("", ("", "package", "version", "file"), rows)
+    say(f"{plural(len(changes), 'change')} upstream among {plural(len(snapshot.artifacts), 'stocked file')}")
 
 
 def _target(config: Config, text: str | None) -> Target:

@@ -120,6 +120,19 @@ async def files_of(package: Package, upstream: Upstream) -> tuple[Artifact, ...]
     return tuple(sorted(found.values(), key=lambda file: file.filename))
 
 
+async def project_files(name: str, upstream: Upstream) -> tuple[Artifact, ...]:
+    """Give all files that the indexes have of a project. Raises UpstreamError."""
+    pages = [
+        await _page(upstream, index, name, _is_named(name), frozenset())
+        for index in upstream.settings.sources(name)
+    ]
+    return tuple(file for page in pages for file in page)
+
+
+def _is_named(name: str) -> Wanted:
+    return lambda filename: file_version(filename, name) is not None
+
+
 def _allowed(package: Package) -> frozenset[Digest]:
     named = (digest for artifact in package.artifacts for digest in artifact.digests)
     return frozenset((*package.digests, *named))
@@ -181,7 +194,11 @@ async def _page(
         return ()
     kind, body, base = response.headers.get("content-type", ""), response.content, str(response.url)
     try:
-        narrow = () if "json" in kind else parse_page(kind, narrow_page(body, allowed), base, wanted)
+        narrow = (
+            ()
+            if "json" in kind or not allowed
+            else parse_page(kind, narrow_page(body, allowed), base, wanted)
+        )
         return narrow or parse_page(kind, body, base, wanted)
     except ValueError as error:
         raise UpstreamError(f"the answer cannot be used: {error}", where=redact(url)) from error

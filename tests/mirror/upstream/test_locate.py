@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 
 import httpx
@@ -120,3 +121,22 @@ def test_an_upstream_of_a_wrong_kind(project: Project, index: IndexServer) -> No
     ended = project.mirror("refresh")
     assert ended.returncode == 3
     assert "upstream[0].index" in ended.stderr
+
+
+def test_what_has_become_of_stocked_files(project: Project, index: IndexServer) -> None:
+    names = ("stays", "vanished", "changed", "yanked")
+    files = {name: make_wheel(index.folder, name, "1.0") for name in names}
+    project.lock(*files.values())
+    project.refreshed()
+    assert json.loads(project.mirror("upstream", "--json").stdout) == []
+
+    files["vanished"].unlink()
+    make_wheel(index.folder, "changed", "1.0", files={"changed.py": "other = True"})
+    link = (
+        f'<a href="../../files/{files["yanked"].name}#sha256={digest(files["yanked"])}" data-yanked="">x</a>'
+    )
+    index.pages["/simple/yanked/"] = link.encode()
+    told = json.loads(project.mirror("upstream", "--json").stdout)
+    assert {change["name"]: change["what"] for change in told} == {name: name for name in names[1:]}
+    assert "3 changes upstream among 4 stocked files" in project.mirror("upstream").stderr
+    assert project.refreshed()["changed"] is False
