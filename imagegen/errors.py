@@ -51,3 +51,17 @@ class ConflictError(LockstockError):
     """Two locks of one image want different versions or files of one package."""
 
     exit_code = 47
+
+
+class WheelError(LockstockError):
+    """A wheel is damaged, hostile, or made for something else; it is not unpacked."""
+
+    exit_code = 48
+    usual_hint = "do not install it: ask who made it, or lock another version"
+
+
+class CollisionError(LockstockError):
+    """Two packages of one image want different files in one place."""
+
+    exit_code = 49
+    usual_hint = "lock only one of them, or make an image for each"
