@@ -82,6 +82,7 @@ class Core:
         self.settings = settings
         self.tunnels: set[Tunnel] = set()
         self.failure: LogError | None = None
+        self._digest = settings.policy.digest  # once: each record carries it
         self._log = log
         self._meters: dict[str, Meter] = {}
 
@@ -90,7 +91,7 @@ class Core:
         try:
             if self.failure:
                 raise self.failure
-            self._log.append({"event": event, "task": task, "policy": self.settings.policy.digest, **fields})
+            self._log.append({"event": event, "task": task, "policy": self._digest, **fields})
         except LogError as error:
             self.close(error)
             reason = "the gate is closed, for it cannot keep its log"
@@ -154,7 +155,7 @@ class Core:
                 "denied": decision.reason,
                 "kind": decision.kind.value,
                 "policy": policy.name,
-                "policy_digest": policy.digest,
+                "policy_digest": self._digest,
                 "rule": decision.rule,
                 "ask_for": decision.ask or "nothing: this is never allowed",
             },

@@ -144,6 +144,7 @@ def asker(home: GateHome, policy: Policy, lock: str) -> Identify:
 
     Keys and revocations are read each time, so that both hold at once.
     """
+    digest = policy.digest
 
     def identify(head: Head, operation: str) -> str:
         header = head.get("proxy-authorization") or head.get("authorization")
@@ -152,9 +153,7 @@ def asker(home: GateHome, policy: Policy, lock: str) -> Identify:
             raise TokenError("no token came with the request")
         now = time.time()
         keys = {key.id: key.secret for key in home.token_keys(now)}
-        context = Context(
-            now=now, operation=operation, lock=lock, policy=policy.digest, revoked=home.revoked()
-        )
+        context = Context(now=now, operation=operation, lock=lock, policy=digest, revoked=home.revoked())
         return verify(parse(text), keys, context)
 
     return identify
