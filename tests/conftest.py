@@ -12,6 +12,13 @@ from tests.index_server import IndexServer
 from tests.project import Project
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep together, when tests run side by side, what shares costly fixtures: a file, the engine."""
+    for item in items:
+        group = "docker" if item.get_closest_marker("docker") else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture
 def free_port() -> int:
     with socket.socket() as probe:
