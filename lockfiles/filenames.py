@@ -4,19 +4,36 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from packaging.tags import Tag
+from packaging.tags import Tag, parse_tag
 from packaging.utils import BuildTag, parse_sdist_filename, parse_wheel_filename
 
-_CACHED = 65536
+_MOST_DOTS = 32
 
 
-@lru_cache(maxsize=_CACHED)
 def wheel_tags(filename: str) -> frozenset[Tag]:
     """Give the tags of a wheel; none where the name is not that of a wheel."""
+    parts = filename.removesuffix(".whl").split("-")
+    if not filename.endswith(".whl") or len(parts) not in (5, 6):
+        return frozenset()
+    return _tags("-".join(parts[-3:]))
+
+
+@lru_cache(maxsize=16384)
+def _tags(compressed: str) -> frozenset[Tag]:
     try:
-        return parse_wheel_filename(filename)[3]
+        check_wheel_name(compressed)
+        return frozenset(parse_tag(compressed))
     except ValueError:
         return frozenset()
+
+
+def check_wheel_name(filename: str) -> None:
+    """Refuse a name whose compressed tags may stand for more than memory holds. Raises ValueError.
+
+    `a.b-c.d-e.f` stands for eight tags, and so on.
+    """
+    if filename.count(".") > _MOST_DOTS:
+        raise ValueError("the name of a wheel stands for too many tags")
 
 
 def build_tag(filename: str) -> BuildTag:
@@ -31,6 +48,9 @@ def is_sdist(filename: str) -> bool:
 
 def name_and_version(filename: str) -> tuple[str, str]:
     """Give the normalized name and the version in a file name. Raises ValueError."""
-    parse = parse_wheel_filename if filename.endswith(".whl") else parse_sdist_filename
-    name, version, *_ = parse(filename)
+    if filename.endswith(".whl"):
+        check_wheel_name(filename)
+        name, version, *_ = parse_wheel_filename(filename)
+    else:
+        name, version = parse_sdist_filename(filename)
     return name, str(version)

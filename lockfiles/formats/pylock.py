@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from urllib.parse import unquote
 
 from packaging import pylock
 from packaging.pylock import Pylock, PylockUnsupportedVersionError, PylockValidationError
 
 from lockfiles.document import Document, Table, parse_toml
 from lockfiles.errors import LockError
+from lockfiles.filenames import check_wheel_name
 from lockfiles.formats.fields import Read
 from lockfiles.model import (
     Artifact,
@@ -50,6 +52,7 @@ def parse(filename: str, text: str, read: Read | None = None) -> Lock:
 
 
 def _validated(table: Table) -> Pylock:
+    _check_wheels(table)
     try:
         lock = Pylock.from_dict(table.value)
         parse_specifier(str(lock.requires_python or ""))
@@ -61,6 +64,18 @@ def _validated(table: Table) -> Pylock:
     except (ValueError, RecursionError) as error:
         raise table.fault("", "it holds a number, version or marker that cannot be read") from error
     return lock
+
+
+def _check_wheels(table: Table) -> None:
+    """Refuse the names that `packaging` would take for ever to read."""
+    for package in table.tables("packages"):
+        for wheel in package.tables("wheels"):
+            for key in ("name", "path", "url"):
+                wheel.parsed(key, _check_name)
+
+
+def _check_name(path: str) -> None:
+    check_wheel_name(unquote(path) if "%" in path else path.rpartition("/")[2])
 
 
 def _packages(lock: Pylock, document: Document) -> Iterator[Package]:

@@ -66,6 +66,24 @@ def test_of_equal_wheels_the_higher_build_number() -> None:
     assert best_artifact(package(*names), LINUX).filename == names[1]
 
 
+def test_a_name_that_stands_for_a_billion_tags_is_no_wheel() -> None:
+    many = ".".join(f"x{number}" for number in range(1000))
+    name = f"demo-1.0-{many}-{many}-{many}.whl"
+    url = f"https://files.example/{name}"
+    head = 'lock-version = "1.0"\ncreated-by = "x"\n[[packages]]\nname = "demo"\n'
+    pylock = f'{head}[[packages.wheels]]\nurl = "{url}"'
+    for file, text in [
+        ("requirements.txt", f"demo @ {url} --hash={SHA}"),
+        ("requirements.txt", f"{url} --hash={SHA}"),
+        ("pylock.toml", f'{pylock}\nhashes = {{ sha256 = "x" }}'),
+        ("pylock.toml", pylock.replace(".x", "%2Ex") + '\nhashes = { sha256 = "x" }'),
+    ]:
+        with pytest.raises((LockError, NoMatchingArtifactError)):
+            select(parse(file, text), LINUX)
+    with pytest.raises(NoMatchingArtifactError):
+        select(lock(package(name)), LINUX)
+
+
 def test_an_sdist_where_no_wheel_fits() -> None:
     demo = package("demo-1.0-cp39-cp39-win_amd64.whl", "demo-1.0.zip", "demo-1.0.tar.gz")
     assert best_artifact(demo, LINUX).filename == "demo-1.0.tar.gz"
