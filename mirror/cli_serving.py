@@ -9,15 +9,21 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import asdict
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mirror import config as configuration
 from mirror.cli import ConfigOption, JsonOption
-from mirror.console import human_size, human_time, print_json, print_table, say
+from mirror.console import human_size, human_time, plural, print_json, print_table, printable, say
+from mirror.errors import UnhealthyError
 from mirror.layout import Layout
 from mirror.publish.deliver import index_url
+from mirror.store import write_atomically
+
+if TYPE_CHECKING:
+    from mirror.schedule import Job
 
 commands = typer.Typer()
 
@@ -63,3 +69,62 @@ def status(config: ConfigOption = configuration.DEFAULT_FILE, as_json: JsonOptio
         rows.append(("last refresh", f"{age} ago, {fate}"))
     rows.append(("free on the disk", f"{human_size(found.disk_free)} of {human_size(found.disk_size)}"))
     print_table("", ("mirror", ""), rows)
+
+
+@commands.command()
+def doctor(config: ConfigOption = configuration.DEFAULT_FILE, as_json: JsonOption = False) -> None:
+    """Look for what would keep a refresh or the server from working, and say what to do."""
+    from mirror.doctor import examine, failures
+
+    findings = []
+    for found in examine(config):
+        findings.append(found)
+        if not as_json:
+            typer.echo(printable(f"{found.grade:<8} {found.topic}: {found.message}"))
+            if found.hint:
+                typer.echo(printable(f"         {found.hint}"))
+    if as_json:
+        print_json([asdict(found) for found in findings])
+    if failed := failures(findings):
+        topics = ", ".join(dict.fromkeys(found.topic for found in failed))
+        raise UnhealthyError(f"{plural(len(failed), 'thing')} will not work: {topics}")
+
+
+@commands.command()
+def schedule(
+    systemd: Annotated[bool, typer.Option("--systemd", help="A service and a timer.")] = False,
+    cron: Annotated[bool, typer.Option("--cron", help="A line for crontab.")] = False,
+    kubernetes: Annotated[bool, typer.Option("--kubernetes", help="A CronJob.")] = False,
+    to: Annotated[
+        Path | None, typer.Option("--to", metavar="DIR", help="Write files there instead of to stdout.")
+    ] = None,
+    config: ConfigOption = configuration.DEFAULT_FILE,
+) -> None:
+    """Write what makes a host or a cluster refresh the mirror every night."""
+    from mirror.schedule import Scheduler, render
+
+    chosen = [name for name, wanted in zip(Scheduler, (systemd, cron, kubernetes), strict=True) if wanted]
+    if len(chosen) != 1:
+        raise typer.BadParameter("choose one of --systemd, --cron and --kubernetes")
+    configuration.load_mirror(config)
+    for name, text in render(chosen[0], _job(config.absolute())).items():
+        if to:
+            write_atomically(to / name, text.encode())
+            say(f"wrote {to / name}")
+        else:
+            typer.echo(f"# {name}\n{text}")
+
+
+def _job(config: Path) -> Job:
+    from getpass import getuser
+    from importlib.metadata import version
+
+    from mirror.schedule import Job
+
+    return Job(
+        program=str(Path(sys.executable).with_name("mirror")),
+        config=str(config),
+        folder=str(config.parent),
+        user=getuser(),
+        image=f"lockstock:{version('lockstock')}",
+    )

@@ -42,6 +42,13 @@ class ResolutionError(LockstockError):
     exit_code = 25
 
 
+class UnsafeArchiveError(LockstockError):
+    """An archive has entries that would leave its folder, or holds another package than it should."""
+
+    exit_code = 27
+    usual_hint = "do not install it; ask who runs the upstream, or lock another version"
+
+
 class PartialError(LockstockError):
     """Some locks could not be met; the others were refreshed."""
 
@@ -84,3 +91,10 @@ class BundleError(LockstockError):
     """A bundle is damaged, incomplete, or builds on what this mirror does not hold."""
 
     exit_code = 35
+
+
+class UnhealthyError(LockstockError):
+    """`mirror doctor` found what keeps the mirror from working."""
+
+    exit_code = 36
+    usual_hint = "each finding above says what to do"

@@ -1,0 +1,222 @@
+"""Status, doctor, hooks and schedules."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+import time
+from email.utils import formatdate
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from lockfiles.errors import ConfigError
+from mirror.layout import Layout
+from mirror.runs import last_run
+from mirror.schedule import Job, Scheduler, render
+from tests.index_server import Answer, IndexServer
+from tests.mirror.stocking import stock
+from tests.project import Project
+from tests.wheels import make_wheel
+
+
+@pytest.fixture
+def flask(wheels: Path) -> Path:
+    return make_wheel(wheels, "flask", "1.0")
+
+
+def examined(project: Project, code: int = 0) -> dict[str, list[tuple[str, str]]]:
+    """Run the doctor and give grades and messages by topic."""
+    ended = project.mirror("doctor", "--json")
+    assert ended.returncode == code, ended.stderr + ended.stdout
+    found: dict[str, list[tuple[str, str]]] = {}
+    for item in json.loads(ended.stdout):
+        found.setdefault(item["topic"], []).append((item["grade"], item["message"]))
+        assert item["hint"] or item["grade"] == "ok"
+    return found
+
+
+def test_all_is_well(project: Project, index: IndexServer, flask: Path) -> None:
+    project.lock(flask)
+    index.pages["/simple/"] = b"<html></html>"
+    found = examined(project)
+    assert list(found) == ["configuration", "permissions", "disk", "upstreams", "clock", "devpi", "docker"]
+    assert {grades[0][0] for topic, grades in found.items() if topic != "docker"} == {"ok"}
+    assert not project.layout.root.exists()
+    shown = project.mirror("doctor")
+    assert "ok       configuration" in shown.stdout
+
+
+def test_no_configuration_stops_the_doctor(project: Project) -> None:
+    project.config.write_text("[mirror]\nkep = 1\n")
+    assert examined(project, 36) == {
+        "configuration": [("failed", "lockstock.toml:2: mirror.kep: unknown key")]
+    }
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (lambda a: a.send(401), "refuses access"),
+        (lambda a: a.send(503), "answers 503"),
+        (Answer.cut, "cannot be"),
+    ],
+)
+def test_upstreams_that_do_not_serve(
+    project: Project, index: IndexServer, flask: Path, fault: Any, words: str
+) -> None:
+    project.lock(flask)
+    project.upstream(index.index.replace("//", "//reader:hunter2@"))
+    index.faults["/simple/"] = fault
+    ((grade, message),) = examined(project, 36)["upstreams"]
+    assert (grade, words in message, "hunter2" in message) == ("failed", True, False)
+
+
+def test_a_clock_that_is_wrong(project: Project, index: IndexServer, flask: Path) -> None:
+    project.lock(flask)
+
+    def two_hours_ago(answer: Answer) -> None:
+        answer.handler.date_time_string = lambda *_: formatdate(time.time() - 7200, usegmt=True)  # type: ignore[method-assign]  # a clock for one answer
+        answer.send(200)
+
+    index.faults["/simple/"] = two_hours_ago
+    ((grade, message),) = examined(project, 36)["clock"]
+    assert (grade, message.startswith("this clock is 7200 s ahead")) == ("failed", True)
+
+
+def test_a_port_of_another_program(project: Project, index: IndexServer, flask: Path) -> None:
+    project.configure()
+    project.lock(flask)
+    project.refreshed()
+    project.port = int(index.url.rpartition(":")[2])
+    project.configure()
+    assert examined(project, 36)["devpi"][0][0] == "failed"
+
+
+def test_a_damaged_snapshot_and_a_refresh_that_failed(project: Project, flask: Path) -> None:
+    project.lock(flask, changed={flask.name: "0" * 64})
+    assert project.mirror("refresh").returncode == 20
+    assert examined(project, 0)["refresh"][0][0] == "warning"
+    name = stock(project.layout, flask)
+    (project.layout.snapshots.root / f"{name}.json").write_text("{")
+    assert examined(project, 36)["snapshots"][0][0] == "failed"
+
+
+def test_a_run_is_noted_with_its_end(project: Project, flask: Path) -> None:
+    project.lock(flask)
+    name = project.refreshed()["snapshot"]
+    good = last_run(project.layout)
+    assert good is not None
+    assert (good.exit_code, good.snapshot, good.changed, good.succeeded) == (0, name, True, good.ended)
+    project.lock(flask, changed={flask.name: "0" * 64})
+    assert project.mirror("refresh").returncode == 20
+    bad = last_run(project.layout)
+    assert bad is not None
+    assert (bad.exit_code, "flask" in bad.reason, bad.succeeded) == (20, True, good.ended)
+    with Layout(project.layout.root).exclusive():
+        assert project.mirror("refresh").returncode == 32
+    assert last_run(project.layout) == bad
+    (project.layout.root / "last-run.json").write_text("{")
+    assert last_run(project.layout) is None
+
+
+HOOKS = """
+[hooks]
+on_change = 'echo "changed $LOCKSTOCK_SNAPSHOT"; echo changed >> hooks.log'
+on_failure = 'echo "$LOCKSTOCK_EXIT_CODE: $LOCKSTOCK_REASON" >> hooks.log; exit 3'
+"""
+
+
+def test_hooks_are_run_when_they_should(project: Project, flask: Path) -> None:
+    project.configure(more=HOOKS)
+    project.lock(flask)
+    log = project.folder / "hooks.log"
+    ended = project.mirror("refresh", "--json")
+    assert json.loads(ended.stdout)["changed"] is True
+    assert f"changed {json.loads(ended.stdout)['snapshot']}" in ended.stderr
+    assert project.refreshed()["changed"] is False
+    assert log.read_text() == "changed\n"
+    project.lock(flask, changed={flask.name: "0" * 64})
+    ended = project.mirror("refresh")
+    assert ended.returncode == 20
+    assert "hook on_failure: it ended with exit code 3" in ended.stderr
+    assert log.read_text().splitlines()[1].startswith("20: ")
+
+
+def test_hooks_that_are_wrong(project: Project, flask: Path) -> None:
+    project.lock(flask)
+    project.configure(more="[hooks]\non_chang = 'x'\n")
+    ended = project.mirror("refresh")
+    assert (ended.returncode, "on_change" in ended.stderr) == (3, True)
+
+
+AWKWARD = "/srv/my $HOME/50% of 'it'"
+JOB = Job(
+    program=f"{AWKWARD}/mirror",
+    config=f"{AWKWARD}/lockstock.toml",
+    folder=AWKWARD,
+    user="mirror",
+    image="lockstock:1",
+)
+
+
+def test_systemd_takes_the_units(tmp_path: Path) -> None:
+    program = tmp_path / "bin dir 100%" / "mirror"
+    program.parent.mkdir()
+    program.symlink_to(sys.executable)
+    job = Job(program=str(program), config="/etc/lock stock.toml", folder="/tmp", user="root", image="x")
+    files = render(Scheduler.SYSTEMD, job)
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    units = [str(tmp_path / name) for name in files]
+    ended = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", *units], capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_a_unit_escapes_what_has_a_meaning() -> None:
+    lines = render(Scheduler.SYSTEMD, JOB)["lockstock-refresh.service"].splitlines()
+    assert "WorkingDirectory=/srv/my $HOME/50%% of 'it'" in lines
+    assert "ExecStart=\"/srv/my $$HOME/50%% of 'it'/mirror\" refresh" in "\n".join(lines)
+
+
+def test_a_crontab_line_is_the_command_it_should_be() -> None:
+    line = render(Scheduler.CRON, JOB)["lockstock.cron"].splitlines()[-1]
+    minute, hour, *_, command = line.split(" ", 5)
+    assert (minute, hour) == ("30", "2")
+    assert "%" not in command.replace("\\%", "")
+    assert shlex.split(command.replace("\\%", "%")) == [
+        "cd", AWKWARD, "&&", JOB.program, "refresh", "--config", JOB.config
+    ]  # fmt: skip
+
+
+def test_a_cronjob_is_what_kubernetes_expects() -> None:
+    job = YAML(typ="safe").load(render(Scheduler.KUBERNETES, JOB)["lockstock-cronjob.yaml"])
+    assert (job["apiVersion"], job["kind"]) == ("batch/v1", "CronJob")
+    assert job["spec"]["concurrencyPolicy"] == "Forbid"
+    pod = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert container["image"] == "lockstock:1"
+    mounted = {mount["name"] for mount in container["volumeMounts"]}
+    assert mounted == {volume["name"] for volume in pod["volumes"]}
+
+
+def test_nothing_can_be_smuggled_into_a_unit() -> None:
+    with pytest.raises(ConfigError):
+        render(Scheduler.SYSTEMD, Job(program="x", config="a\nUser=root", folder="/", user="me", image="x"))
+
+
+def test_schedules_as_a_user(project: Project, flask: Path, tmp_path: Path) -> None:
+    project.lock(flask)
+    shown = project.mirror("schedule", "--cron")
+    assert f"--config {project.config}" in shown.stdout
+    ended = project.mirror("schedule", "--systemd", "--to", str(tmp_path / "units"))
+    assert ended.returncode == 0, ended.stderr
+    assert len(list((tmp_path / "units").iterdir())) == 3
+    assert project.mirror("schedule").returncode == 2
+    assert project.mirror("schedule", "--cron", "--systemd").returncode == 2
