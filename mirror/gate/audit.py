@@ -102,7 +102,9 @@ def open_note(note: str, verifier: Verifier, where: str) -> Checkpoint:
         checkpoint = Checkpoint.parse(verifier.open(note))
     except ForeignKeyError as error:
         raise LogError(
-            f"a foreign key: {error}", where=where, hint="give the gate's own key with --key"
+            f"a foreign key: {error}",
+            where=where,
+            hint="give the gate's own key with --key; the log's name is part of it",
         ) from error
     except NoteError as error:
         raise LogError(f"not a signed checkpoint: {error}", where=where) from error

@@ -33,8 +33,17 @@ _STATUS = {
 _REASON_LIMIT = 160
 _TARGET_LIMIT = 200
 
-Identify = Callable[[Head, str], str]
-"""Gives the task of a request with an operation. Raises TokenError."""
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who asks: a task, and the identifier of the token that says so, where there is one."""
+
+    task: str
+    token: str = ""
+
+
+Identify = Callable[[Head, str], Identity]
+"""Gives who makes a request for an operation. Raises TokenError."""
 
 
 class Denied(Exception):  # noqa: N818 - an outcome, not a fault

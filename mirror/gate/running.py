@@ -18,7 +18,7 @@ from pathlib import Path
 
 from mirror.config import Config
 from mirror.console import say
-from mirror.gate.core import Denied, Identify, Settings
+from mirror.gate.core import Denied, Identify, Identity, Settings
 from mirror.gate.errors import GateError, LogError, PolicyError, TokenError
 from mirror.gate.http1 import Head
 from mirror.gate.keys import GateHome
@@ -146,7 +146,7 @@ def asker(home: GateHome, policy: Policy, lock: str) -> Identify:
     """
     digest = policy.digest
 
-    def identify(head: Head, operation: str) -> str:
+    def identify(head: Head, operation: str) -> Identity:
         header = head.get("proxy-authorization") or head.get("authorization")
         text = pick(header) if header else None
         if not text:
@@ -154,7 +154,8 @@ def asker(home: GateHome, policy: Policy, lock: str) -> Identify:
         now = time.time()
         keys = {key.id: key.secret for key in home.token_keys(now)}
         context = Context(now=now, operation=operation, lock=lock, policy=digest, revoked=home.revoked())
-        return verify(parse(text), keys, context)
+        token = parse(text)
+        return Identity(verify(token, keys, context), token.identifier)
 
     return identify
 

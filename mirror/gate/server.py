@@ -8,7 +8,7 @@ from contextlib import suppress
 from email.utils import formatdate
 from pathlib import Path
 
-from mirror.gate.core import Core, Denied, Exchange, Identify, Settings, shown_target
+from mirror.gate.core import Core, Denied, Exchange, Identify, Identity, Settings, shown_target
 from mirror.gate.errors import GateError, TokenError
 from mirror.gate.hosts import HostError, parse_endpoint
 from mirror.gate.http1 import HEAD_LIMIT, Head, HttpError, parse_head, render_head
@@ -35,7 +35,8 @@ class Gate:
         self.core = Core(settings, log)
         self._settings = settings
         self._task = task
-        self._identify = identify or (lambda head, operation: task)
+        self._identify = identify or (lambda head, operation: Identity(task))
+        self._tokens: set[str] = set()
         self._servers: list[asyncio.Server] = []
         self._clients: set[asyncio.Task[None]] = set()
         self.core.record("start", task, name=settings.policy.name)
@@ -152,11 +153,14 @@ class Gate:
             )  # fmt: skip
             raise Denied(decision) from error
         try:
-            task = self._identify(head, request.way.value)
+            who = self._identify(head, request.way.value)
         except (TokenError, GateError) as error:
             self.core.record("blocked", self._task, kind=Kind.TOKEN.value, reason=error.reason)
             raise Denied(deny(Kind.TOKEN, error.reason, "token", "a token: `mirror token mint`")) from error
-        return Exchange(task=task, head=head, request=request, reader=reader, writer=writer)
+        if who.token and who.token not in self._tokens:
+            self._tokens.add(who.token)
+            self.core.record("token", who.task, token=who.token)
+        return Exchange(task=who.task, head=head, request=request, reader=reader, writer=writer)
 
     async def _serve(self, exchange: Exchange) -> bool:
         core, request = self.core, exchange.request

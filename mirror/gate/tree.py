@@ -42,7 +42,11 @@ def find(root: Path, target: str, accept: str) -> Found | Moved | None:
         if not place.is_relative_to(base):
             return None
         if place.is_dir():
-            return _index(place, accept) if path.endswith("/") else Moved(f"{target.partition('?')[0]}/")
+            # A folder with nothing but JSON is an npm package's: its clients ask without the slash.
+            bare = (place / "index.json").exists() and not (place / "index.html").exists()
+            if bare or path.endswith("/"):
+                return _index(place, accept)
+            return Moved(f"{target.partition('?')[0]}/")
         return _file(place) if place.is_file() and not path.endswith("/") else None
     except (OSError, ValueError, RuntimeError):
         return None

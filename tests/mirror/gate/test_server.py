@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from mirror.gate.audit import verify
-from mirror.gate.core import Identify, Settings
+from mirror.gate.core import Identify, Identity, Settings
 from mirror.gate.errors import LogError, TokenError
 from mirror.gate.http1 import Head
 from mirror.gate.log import Log
@@ -636,11 +636,11 @@ async def test_what_happened_is_in_a_log_that_verifies(tmp_path: Path) -> None:
 def only(token: str) -> Identify:
     from mirror.gate.tokens import pick
 
-    def identify(head: Head, operation: str) -> str:
+    def identify(head: Head, operation: str) -> Identity:
         found = pick(head.get("proxy-authorization") or head.get("authorization") or "")
         if found != token:
             raise TokenError("no token, or another")
-        return "by-token"
+        return Identity("by-token", "k/1")
 
     return identify
 
@@ -662,6 +662,8 @@ async def test_a_token_is_asked_for_before_anything_else(tmp_path: Path) -> None
         ):  # fmt: skip
             assert (await get(gate, "/files/idna.whl", header))[1] == b"0123456789"
         assert {record["task"] for record in gate.records("served")} == {"by-token"}
+        assert [record["token"] for record in gate.records("token")] == ["k/1"]
+        assert "token" in {record["kind"] for record in gate.records("blocked")}
         assert "sesame" not in gate.log.path.read_text()
 
 
