@@ -120,7 +120,7 @@ def import_(
     loaded = configuration.load_mirror(config)
     with download_progress() as progress:
         advance = partial(progress.advance, progress.add_task("importing", total=None))
-        done = take(Layout(loaded.root), volumes, partial(deliver, loaded), advance)
+        done = take(Layout(loaded.root), volumes, partial(deliver, loaded), loaded.keep, advance)
     if as_json:
         print_json(asdict(done))
         return

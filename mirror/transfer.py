@@ -16,6 +16,7 @@ from mirror.bundle import Index, Member
 from mirror.errors import BundleError, DamageError
 from mirror.history import Publish
 from mirror.layout import Layout
+from mirror.prune import prune
 from mirror.snapshot import Snapshot, Stocked
 from mirror.store import Expected, Store, disk_errors, sync_folder
 
@@ -124,12 +125,13 @@ def _write(
     bundle.write_end(file)
 
 
-def import_(layout: Layout, paths: Sequence[Path], publish: Publish, advance: Advance) -> Imported:
+def import_(layout: Layout, paths: Sequence[Path], publish: Publish, keep: int, advance: Advance) -> Imported:
     """Check a bundle, all of it; then take in what is lacking, and publish its snapshot.
 
-    `paths` are its volumes in their order. What is not the newest snapshot any more is taken in,
-    but not served again. Doing it again does nothing; a killed run is ended by the next. Raises
-    BundleError with the mirror as it was.
+    `paths` are its volumes in their order. A snapshot that is held already, and is not the newest,
+    is not served again by this. Then all but the newest `keep` snapshots are pruned, as a refresh
+    does. Doing it again does nothing; a killed run is ended by the next. Raises BundleError with
+    the mirror as it was.
     """
     with layout.exclusive():
         index, snapshot = _check(paths, advance)
@@ -143,6 +145,7 @@ def import_(layout: Layout, paths: Sequence[Path], publish: Publish, advance: Ad
             if name != current:
                 shelf.switch(name)
         changed = shelf.current_name() != current
+        prune(layout, keep)
     return Imported(snapshot=name, changed=changed, files=len(added), size=sum(added))
 
 

@@ -55,7 +55,7 @@ def export(layout: Layout, to: Path, since: str | None = None, capacity: int | N
 
 
 def take(layout: Layout, *paths: Path) -> transfer.Imported:
-    return transfer.import_(layout, paths, lambda *_: None, lambda _: None)
+    return transfer.import_(layout, paths, lambda *_: None, 5, lambda _: None)
 
 
 def everything(layout: Layout) -> dict[str, bytes]:
@@ -106,6 +106,16 @@ def test_an_older_bundle_is_taken_in_but_not_served(
     take(far, *export(near, tmp_path))
     assert take(far, *old).changed is False
     assert far.snapshots.current_name() == name
+
+
+def test_old_snapshots_are_pruned_as_by_a_refresh(
+    near: Layout, far: Layout, wheels: Path, tmp_path: Path
+) -> None:
+    for version in range(6):
+        stock(near, make_wheel(wheels, "flask", f"1.{version}"))
+        take(far, *export(near, tmp_path))
+    assert far.snapshots.names() == near.snapshots.names()[1:]
+    assert len(list(far.store.digests())) == 5
 
 
 def test_equal_snapshots_give_equal_bytes_that_tar_reads(
