@@ -53,9 +53,7 @@ def compare(old: Snapshot, new: Snapshot) -> Difference:
         ),
         old_size=old.size,
         new_size=new.size,
-        fetched_size=sum(
-            {file.sha256: file.size for file in new.artifacts if file.sha256 not in held}.values()
-        ),
+        fetched_size=sum(fetched.values()),
         locks_added=tuple(sorted(locks_after.keys() - common)),
         locks_removed=tuple(sorted(locks_before.keys() - common)),
         locks_changed=tuple(sorted(name for name in common if locks_before[name] != locks_after[name])),
