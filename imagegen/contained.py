@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -51,8 +52,9 @@ def run(
     # A socket's path may have 108 bytes, so it does not lie in the mirror's folder.
     with tempfile.TemporaryDirectory(prefix="lockstock-") as temporary:
         folder = Path(temporary)
-        confined = _confined(spec, image.id, policy, task, command, folder)
-        first, code, note = asyncio.run(_guarded(config, spec, engine, policy, confined, folder))
+        confined = _confined(config, spec, image.id, policy, task, command, folder)
+        door = Door(task=task, socket=folder / "gate.sock")
+        first, code, note = asyncio.run(_guarded(config, spec, engine, policy, confined, door))
     records: list[dict[str, Any]] = []
     signer = home_of(config).signer()
     verify(home_of(config).log(task), signer.named(f"{signer.name}/{task}").verifier, note, records.append)
@@ -71,8 +73,15 @@ def environment(policy: Policy) -> dict[str, str]:
 
 
 def _confined(
-    spec: ImageSpec, image: str, policy: Policy, task: str, command: Sequence[str], folder: Path
+    config: Config,
+    spec: ImageSpec,
+    image: str,
+    policy: Policy,
+    task: str,
+    command: Sequence[str],
+    folder: Path,
 ) -> Confined:
+    place = hashlib.sha256(str(config.root.resolve()).encode()).hexdigest()[:12]
     forwarder = folder / "forwarder.py"
     with resources.as_file(resources.files("templates") / "gate" / "forwarder.py") as source:
         shutil.copyfile(source, forwarder)
@@ -80,7 +89,7 @@ def _confined(
     start = ("python3", "-I", f"{_INSIDE}/forwarder.py", f"{_INSIDE}/gate.sock", str(PORT), "--")
     return Confined(
         image=image,
-        task=task,
+        owner=f"{place}-{task}",
         uid=UID,
         command=(*start, *command),
         environment=environment(policy),
@@ -90,10 +99,9 @@ def _confined(
 
 
 async def _guarded(
-    config: Config, spec: ImageSpec, engine: DockerEngine, policy: Policy, confined: Confined, folder: Path
+    config: Config, spec: ImageSpec, engine: DockerEngine, policy: Policy, confined: Confined, door: Door
 ) -> tuple[int, int, str]:
     """Give the number of records before this run, the exit code, and the last note."""
-    door = Door(task=confined.task, socket=folder / "gate.sock")
     async with open_gate(config, policy, door) as gate:
         first = gate.core.size - 1
         with Sandbox(engine, confined) as sandbox:

@@ -22,10 +22,13 @@ _TMP = {"/tmp": "rw,exec,nosuid,nodev,mode=1777"}  # noqa: S108 - inside a conta
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Confined:
-    """What is run: `mounts` are host files by their place inside, read-only; `folders` may be written."""
+    """What is run: `mounts` are host files by their place inside, read-only; `folders` may be written.
+
+    `owner` names who may run it at one time.
+    """
 
     image: str
-    task: str
+    owner: str
     uid: int
     command: Sequence[str]
     environment: Mapping[str, str]
@@ -36,7 +39,7 @@ class Confined:
 class Sandbox:
     """A context manager: the container and its folders live inside the block.
 
-    What a killed run of the same task left behind is removed first.
+    What a killed run of the same owner left behind is removed first.
     """
 
     def __init__(self, engine: DockerEngine, confined: Confined) -> None:
@@ -49,13 +52,13 @@ class Sandbox:
         confined = self._confined
         with faults(confined.image):
             for leftover in self._client.containers.list(
-                all=True, filters={"label": f"{_LABEL}={confined.task}"}
+                all=True, filters={"label": f"{_LABEL}={confined.owner}"}
             ):
                 leftover.remove(force=True, v=True)
             self._container = self._client.containers.create(
                 confined.image,
                 list(confined.command),
-                labels={_LABEL: confined.task},
+                labels={_LABEL: confined.owner},
                 environment=dict(confined.environment),
                 network_mode="none",
                 mounts=[

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mirror.config import Config
     from mirror.gate.audit import Verified
     from mirror.gate.policy import Policy
+    from mirror.gate.reports import Touched
 
 gate = typer.Typer(name="gate", help="The sandbox's one door.", no_args_is_help=True)
 audit = typer.Typer(name="audit", help="Prove what a gate's log says.", no_args_is_help=True)
@@ -135,15 +136,7 @@ def touched(
     if as_json:
         print_json({**asdict(report), "checkpoints": notes})
         return
-    destinations = [
-        (d.host, str(d.port), d.way, str(d.requests), human_size(d.sent), human_size(d.received))
-        for d in report.destinations
-    ]
-    print_table("destinations", ("host", "port", "way", "requests", "sent", "received"), destinations)
-    packages = [(p.package, p.version, p.sha256, ", ".join(p.locks), str(p.times)) for p in report.packages]
-    print_table("packages", ("package", "version", "sha256", "locks", "times"), packages)
-    blocked = [(str(b.times), b.kind, b.target, b.reason) for b in report.blocked]
-    print_table("blocked", ("times", "kind", "target", "reason"), blocked)
+    _print_touched(report)
     say(summary(report))
 
 
@@ -155,7 +148,7 @@ def replay(
     as_json: JsonOption = False,
 ) -> None:
     """Say which recorded requests another policy would have decided in another way."""
-    from mirror.gate.replay import replay as decide_again
+    from mirror.gate.replay import decide_again
 
     loaded = configuration.load(config)
     differences = decide_again(_verified(loaded, log), _policy(policy, loaded))
@@ -175,9 +168,8 @@ def tighten(
 ) -> None:
     """Propose the smallest part of a policy that history needs, as TOML on stdout."""
     from mirror.gate.errors import PolicyError
-    from mirror.gate.replay import replay as decide_again
+    from mirror.gate.replay import decide_again, to_toml
     from mirror.gate.replay import tighten as propose
-    from mirror.gate.replay import to_toml
 
     loaded = configuration.load(config)
     before = _policy(policy, loaded)
@@ -236,6 +228,18 @@ def verify_log(
     for line in _told(found):
         say(line)
     typer.echo(found.note, nl=False)
+
+
+def _print_touched(report: Touched) -> None:
+    destinations = [
+        (d.host, str(d.port), d.way, str(d.requests), human_size(d.sent), human_size(d.received))
+        for d in report.destinations
+    ]
+    print_table("destinations", ("host", "port", "way", "requests", "sent", "received"), destinations)
+    packages = [(p.package, p.version, p.sha256, ", ".join(p.locks), str(p.times)) for p in report.packages]
+    print_table("packages", ("package", "version", "sha256", "locks", "times"), packages)
+    blocked = [(str(b.times), b.kind, b.target, b.reason) for b in report.blocked]
+    print_table("blocked", ("times", "kind", "target", "reason"), blocked)
 
 
 def _told(found: Verified) -> list[str]:

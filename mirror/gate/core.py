@@ -13,7 +13,7 @@ from typing import Any
 from mirror.gate.dial import Resolver, system_resolver
 from mirror.gate.errors import LogError
 from mirror.gate.hosts import Endpoint
-from mirror.gate.http1 import Head, render_head
+from mirror.gate.http1 import Head, Headers, render_head
 from mirror.gate.limits import NO_LIMITS, Limits, Meter, Usage
 from mirror.gate.log import Log
 from mirror.gate.packages import Shelf
@@ -158,34 +158,38 @@ class Core:
 
     def denial(self, denied: Denied, head: Head | None) -> bytes:
         """Write the answer to a denied request: it says which policy, which rule, and what to ask for."""
-        decision, policy = denied.decision, self.settings.policy
-        body = json.dumps(
-            {
-                "denied": decision.reason,
-                "kind": decision.kind.value,
-                "policy": policy.name,
-                "policy_digest": self._digest,
-                "rule": decision.rule,
-                "ask_for": decision.ask or "nothing: this is never allowed",
-            },
-            indent=1,
-        )
-        phrase = f"lockstock: {decision.reason} (policy {policy.name}, rule {decision.rule})"
-        status, extra = denied.status, []
-        if decision.kind is Kind.TOKEN:
-            proxied = head is not None and not head.target.startswith("/")
-            status = 407 if proxied else 401
-            name = "Proxy-Authenticate" if proxied else "WWW-Authenticate"
-            extra = [(name, 'Basic realm="lockstock", charset="UTF-8"')]
+        body = f"{json.dumps(self._explain(denied.decision), indent=1)}\n"
+        name = self.settings.policy.name
+        phrase = f"lockstock: {denied.decision.reason} (policy {name}, rule {denied.decision.rule})"
+        status: int = denied.status
+        asked: Headers = ()
+        if denied.decision.kind is Kind.TOKEN:
+            status, asked = _login(head)
         headers = (
             ("Content-Type", "application/json"),
-            ("Content-Length", str(len(body) + 1)),
+            ("Content-Length", str(len(body))),
             ("Connection", "close"),
-            *extra,
+            *asked,
         )
-        first = f"HTTP/1.1 {status} {_printable(phrase)[:_REASON_LIMIT]}"
-        silent = head is not None and head.method == "HEAD"
-        return render_head(first, headers) + (b"" if silent else f"{body}\n".encode())
+        answer = render_head(f"HTTP/1.1 {status} {_printable(phrase)[:_REASON_LIMIT]}", headers)
+        return answer if head is not None and head.method == "HEAD" else answer + body.encode()
+
+    def _explain(self, decision: Decision) -> dict[str, str]:
+        return {
+            "denied": decision.reason,
+            "kind": decision.kind.value,
+            "policy": self.settings.policy.name,
+            "policy_digest": self._digest,
+            "rule": decision.rule,
+            "ask_for": decision.ask or "nothing: this is never allowed",
+        }
+
+
+def _login(head: Head | None) -> tuple[int, Headers]:
+    """Give the status and the header that make a client send what it has: to a proxy, or to a site."""
+    proxied = head is not None and not head.target.startswith("/")
+    name = "Proxy-Authenticate" if proxied else "WWW-Authenticate"
+    return 407 if proxied else 401, ((name, 'Basic realm="lockstock", charset="UTF-8"'),)
 
 
 def describe(request: Request) -> dict[str, object]:

@@ -54,14 +54,7 @@ class Log:
         self._on_checkpoint = on_checkpoint
         self._sealed = 0
         self._last = 0.0
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LogError("another gate writes this log", where=str(path)) from None
-        except OSError as error:
-            raise LogError(f"cannot be written: {error.strerror}", where=str(path)) from error
+        self._file = self._lock()
         try:
             torn = self._recover()
             self._offset = self._clock() - self._steady()
@@ -122,6 +115,20 @@ class Log:
     def size(self) -> int:
         """The number of records."""
         return self._tree.size
+
+    def _lock(self) -> int:
+        """Open the file as its only writer; the kernel lets go of it when this process dies."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        except OSError as error:
+            raise LogError(f"cannot be written: {error.strerror}", where=str(self.path)) from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(file)
+            raise LogError("another gate writes this log", where=str(self.path)) from None
+        return file
 
     def _recover(self) -> int:
         """Read what is there, check it against its last checkpoint, and cut off a torn end."""

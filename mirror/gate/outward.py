@@ -66,20 +66,24 @@ async def tunnel(core: Core, exchange: Exchange, grant: Allow, usages: tuple[Usa
         exchange.writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
         first = await _hello(core, exchange, endpoint, grant)
         await joined.join(transport_of(exchange.writer), upstream, first, ended=exchange.reader.at_eof())
-        why = await joined.done
+        await joined.done
     finally:
         joined.stop("gate closed")
         upstream.close()
         core.tunnels.discard(joined)
     with suppress(Denied):  # the log failed: the gate is closed by that, and the client is gone
-        core.record(
-            "tunnel", exchange.task, **describe(exchange.request), rule=grant.rule, sent=joined.sent,
-            received=joined.received, seconds=round(time.monotonic() - begun, 3), ended=why,
-        )  # fmt: skip
+        _record_end(core, exchange, grant, joined, time.monotonic() - begun)
+
+
+def _record_end(core: Core, exchange: Exchange, grant: Allow, ended: Tunnel, seconds: float) -> None:
+    why = ended.done.result()
+    core.record(
+        "tunnel", exchange.task, **describe(exchange.request), rule=grant.rule, sent=ended.sent,
+        received=ended.received, seconds=round(seconds, 3), ended=why,
+    )  # fmt: skip
     if why == "budget":
-        core.record_decision(
-            exchange.task, exchange.request, deny(Kind.BUDGET, "the byte budget is spent", grant.rule)
-        )
+        decision = deny(Kind.BUDGET, "the byte budget is spent", grant.rule)
+        core.record_decision(exchange.task, exchange.request, decision)
 
 
 async def _hello(core: Core, exchange: Exchange, endpoint: Endpoint, grant: Allow) -> bytes:

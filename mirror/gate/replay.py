@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mirror.gate.hosts import HostError, Name, parse_endpoint
@@ -71,7 +71,7 @@ def request_of(record: Record) -> Request | None:
     )
 
 
-def replay(records: Iterable[Record], policy: Policy) -> tuple[Difference, ...]:
+def decide_again(records: Iterable[Record], policy: Policy) -> tuple[Difference, ...]:
     """Decide each recorded request by `policy`; what is denied by rates and budgets is not looked at."""
     counts: Counter[tuple[str, ...]] = Counter()
     for record in records:
@@ -96,29 +96,15 @@ def replay(records: Iterable[Record], policy: Policy) -> tuple[Difference, ...]:
 
 def tighten(records: Iterable[Record], policy: Policy) -> Tightened:
     """Propose a policy that is a subset of `policy` and denies nothing of what it allowed in `records`."""
-    uses: Counter[str] = Counter()
-    ends: dict[str, dict[Name, set[int]]] = {}
-    methods: dict[str, set[str]] = {}
-    for record in records:
-        request = request_of(record)
-        decision = decide(policy, request) if request else None
-        if request is None or decision is None or not decision.allowed:
-            continue
-        uses[decision.rule] += 1
-        if request.endpoint and isinstance(request.endpoint.host, Name):
-            ends.setdefault(decision.rule, {}).setdefault(request.endpoint.host, set()).add(
-                request.endpoint.port
-            )
-        else:
-            methods.setdefault(decision.rule, set()).add(request.method)
+    history = _allowed(records, policy)
     proposed = Policy(
         name=f"{policy.name}-tightened",
         description=f"what was used of {policy.name}",
-        mirror=policy.mirror and uses["mirror"] > 0,
-        allows=tuple(one for allow in policy.allows for one in _narrowed(allow, ends.get(allow.rule, {}))),
+        mirror="mirror" in history,
+        allows=tuple(one for allow in policy.allows for one in _narrowed(allow, history.get(allow.rule, ()))),
         denies=policy.denies,
         routes=tuple(
-            _with_methods(route, methods[route.rule]) for route in policy.routes if route.rule in methods
+            _with_methods(route, history[route.rule]) for route in policy.routes if route.rule in history
         ),
         limits=policy.limits,
     )
@@ -127,33 +113,36 @@ def tighten(records: Iterable[Record], policy: Policy) -> Tightened:
         *(allow.rule for allow in policy.allows),
         *(route.rule for route in policy.routes),
     ]
-    return Tightened(policy=proposed, uses=tuple(Use(rule=rule, times=uses[rule]) for rule in rules))
+    uses = tuple(Use(rule=rule, times=len(history.get(rule, ()))) for rule in rules)
+    return Tightened(policy=proposed, uses=uses)
 
 
-def _narrowed(allow: Allow, hosts: Mapping[Name, set[int]]) -> Iterable[Allow]:
+def _allowed(records: Iterable[Record], policy: Policy) -> dict[str, list[Request]]:
+    """Give the recorded requests that the policy allows, by rule."""
+    found: dict[str, list[Request]] = {}
+    for record in records:
+        request = request_of(record)
+        if request and (decision := decide(policy, request)).allowed:
+            found.setdefault(decision.rule, []).append(request)
+    return found
+
+
+def _narrowed(allow: Allow, requests: Iterable[Request]) -> Iterable[Allow]:
     """Give one rule for each host that was reached; hosts that share a budget go on sharing it."""
+    hosts: dict[Name, set[int]] = {}
+    for request in requests:
+        if request.endpoint and isinstance(request.endpoint.host, Name):
+            hosts.setdefault(request.endpoint.host, set()).add(request.endpoint.port)
     if len(hosts) > 1 and allow.limits != NO_LIMITS:
         ports = tuple(sorted({port for found in hosts.values() for port in found}))
-        yield Allow(
-            rule=allow.rule, pattern=allow.pattern, ports=ports, address=allow.address, limits=allow.limits
-        )
+        yield replace(allow, ports=ports)
         return
     for host, found in sorted(hosts.items()):
-        yield Allow(
-            rule=f"{allow.rule} {host}",
-            pattern=Pattern(host),
-            ports=tuple(sorted(found)),
-            address=allow.address,
-            limits=allow.limits,
-        )
+        yield replace(allow, rule=f"{allow.rule} {host}", pattern=Pattern(host), ports=tuple(sorted(found)))
 
 
-def _with_methods(route: Route, methods: set[str]) -> Route:
-    return Route(
-        rule=route.rule, name=route.name, endpoint=route.endpoint, base=route.base,
-        methods=tuple(sorted(methods)), paths=route.paths, address=route.address,
-        credential=route.credential, limits=route.limits,
-    )  # fmt: skip
+def _with_methods(route: Route, requests: Iterable[Request]) -> Route:
+    return replace(route, methods=tuple(sorted({request.method for request in requests})))
 
 
 def to_toml(policy: Policy) -> str:

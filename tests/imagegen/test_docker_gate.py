@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -245,3 +246,34 @@ def test_two_runs_add_to_one_log(sandbox: Sandbox) -> None:
     found = records(sandbox, second, "twice")
     assert [r["event"] for r in found] == ["start", "stop", "start", "stop"]
     records(sandbox, first, "twice")
+
+
+def test_an_interrupted_run_leaves_nothing(sandbox: Sandbox) -> None:
+    config = str(sandbox.project.folder / "lockstock.toml")
+    command = [
+        sys.executable,
+        "-m",
+        "imagegen",
+        "run",
+        NAME,
+        "-p",
+        "test-run",
+        "--task",
+        "stopped",
+        "-c",
+        config,
+    ]
+    with subprocess.Popen(
+        [*command, "--", "sh", "-c", "echo begun; sleep 60"], stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout
+        assert child.stdout.readline() == b"begun\n"
+        child.send_signal(signal.SIGINT)
+        assert child.wait(30) == 130
+    containers = sandbox.engine.client.containers
+    assert containers.list(all=True, filters={"label": "io.lockstock.run"}) == []
+    home, found = home_of(sandbox.project.config), []
+    signer = home.signer()
+    verified = verify(home.log("stopped"), signer.named(f"{signer.name}/stopped").verifier, each=found.append)
+    assert verified.unsealed == 0
+    assert found[-1]["event"] == "stop"

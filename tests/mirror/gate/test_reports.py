@@ -13,7 +13,7 @@ from mirror.gate.core import describe
 from mirror.gate.hosts import HostError
 from mirror.gate.policy import Policy, answer, decide
 from mirror.gate.policyfile import parse_policy
-from mirror.gate.replay import replay, request_of, tighten, to_toml
+from mirror.gate.replay import decide_again, request_of, tighten, to_toml
 from mirror.gate.reports import blocked, missing, summary, to_html, touched
 from mirror.gate.requests import read_request
 
@@ -84,17 +84,17 @@ def recorded(lines: list[tuple[str, str]], by: Policy, task: str = "t") -> list[
 
 
 def test_a_replay_by_the_same_policy_finds_nothing() -> None:
-    assert replay(recorded(LINES, policy()), policy()) == ()
+    assert decide_again(recorded(LINES, policy()), policy()) == ()
 
 
 def test_a_replay_tells_what_would_have_differed() -> None:
     stricter = parse_policy("s.toml", POLICY.replace('"*.docs.example"', '"a.docs.example"'), {})
-    differences = replay(recorded([*LINES, *LINES], policy()), stricter)
+    differences = decide_again(recorded([*LINES, *LINES], policy()), stricter)
     assert {(d.target, d.was, d.now, d.times) for d in differences} == {
         ("CONNECT b.docs.example:443", "allow", "deny", 2),
         ("CONNECT b.docs.example:8443", "allow", "deny", 2),
     }
-    wider = replay(recorded(LINES, stricter), policy())
+    wider = decide_again(recorded(LINES, stricter), policy())
     assert {d.now for d in wider} == {"allow"}
 
 
@@ -106,7 +106,7 @@ def test_tightening_keeps_history_and_adds_nothing(
     records = recorded(history, before)
     tightened = tighten(records, before)
     after = parse_policy(f"{tightened.policy.name}.toml", to_toml(tightened.policy), {})
-    assert not [d for d in replay(records, after) if d.now == "deny"]
+    assert not [d for d in decide_again(records, after) if d.now == "deny"]
     for method, target in others:
         mine, old = answer(after, method, target)[1], answer(before, method, target)[1]
         assert old.allowed or not mine.allowed
