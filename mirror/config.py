@@ -37,6 +37,7 @@ class LockSpec:
     `path` and `project` are below `git`'s top folder, or else absolute or relative to the current
     one. `project` is the folder of the user's own code that is built from source in the sandbox,
     so that its build requirements are stocked too. `groups` None are those of the lock's own tool.
+    `allow_sha1` names npm packages that are accepted by a sha1 alone.
     """
 
     name: str
@@ -46,6 +47,7 @@ class LockSpec:
     extras: tuple[str, ...] = ()
     groups: tuple[str, ...] | None = None
     sdists: Sdists = field(default_factory=Sdists)
+    allow_sha1: tuple[str, ...] = ()
 
     @property
     def is_pattern(self) -> bool:
@@ -177,6 +179,7 @@ def _lock(name: str, table: Table, folder: Path) -> LockSpec:
         extras=table.strings("extras", ()),
         groups=groups,
         sdists=_sdists(table),
+        allow_sha1=tuple(sorted(table.strings("allow_sha1", ()))),
     )
     table.finish()
     if git is None and not spec.is_pattern:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 from lockfiles.errors import LockError, LockstockError
+from lockfiles.model import Ecosystem
 from lockfiles.select import Selection
 from lockfiles.target import Target
 from mirror.buildlock import BuildLocks, build_requirements, sdist_pyproject
@@ -127,23 +128,25 @@ def _order(config: Config, text: LockText) -> Order:
         extras=text.spec.extras,
         groups=text.spec.groups,
         sdists=text.spec.sdists,
+        allow_sha1=text.spec.allow_sha1,
     )
 
 
-async def _resolve_early(config: Config, layout: Layout, locks: Iterable[LockText]) -> None:
+async def _resolve_early(config: Config, layout: Layout, locks: Sequence[LockText]) -> None:
     """Resolve what is known before anything is fetched, while it is fetched; errors come up again."""
     resolver = BuildLocks(folder=layout.build_locks, upstreams=config.upstreams)
-    sets = {config.tools, *(lock.project_requires for lock in locks)} - {()}
+    sets = {_tools(config, locks), *(lock.project_requires for lock in locks)} - {()}
     jobs = [(requires, target) for requires in sets for target in config.targets]
     await asyncio.gather(*(asyncio.to_thread(resolver.resolve, *job) for job in jobs), return_exceptions=True)
 
 
 def _build_orders(
-    config: Config, layout: Layout, locks: Iterable[LockText], shelf: Shelf
+    config: Config, layout: Layout, locks: Sequence[LockText], shelf: Shelf
 ) -> tuple[list[Order], Failures]:
     """Order, per target, what the projects and the sdists need to be built, and the tools."""
     resolver = BuildLocks(folder=layout.build_locks, upstreams=config.upstreams)
-    wanted = {(TOOLS, config.tools, target) for target in config.targets if config.tools}
+    tools = _tools(config, locks)
+    wanted = {(TOOLS, tools, target) for target in config.targets if tools}
     orders, failed = [], Failures()
     for lock in locks:
         name = lock.spec.name
@@ -159,6 +162,11 @@ def _build_orders(
         except LockstockError as error:
             failed[name] = error
     return orders, failed
+
+
+def _tools(config: Config, locks: Iterable[LockText]) -> tuple[str, ...]:
+    """Give the tools, which are Python's and so for locks of Python only."""
+    return config.tools if any(lock.ecosystem is Ecosystem.PYPI for lock in locks) else ()
 
 
 def _requirement_sets(layout: Layout, shelf: Shelf, lock: LockText, target: Target) -> set[tuple[str, ...]]:
@@ -177,7 +185,8 @@ def _sdist_requires(layout: Layout, shelf: Shelf, lock: str, target: Target) -> 
     """Give what each sdist that this lock and target take asks for to be built."""
     taken = {d for s in shelf.selections if (s.lock, s.target) == (lock, str(target)) for d in s.artifacts}
     for artifact in shelf.artifacts:
-        if artifact.sha256 in taken and not artifact.filename.endswith(_WHEEL):
+        is_sdist = artifact.ecosystem == Ecosystem.PYPI and not artifact.filename.endswith(_WHEEL)
+        if is_sdist and artifact.sha256 in taken:
             yield _requires_of(layout, artifact)
 
 

@@ -14,7 +14,12 @@ from mirror.upstream.settings import redact
 
 def archive_name(package: Package, source: GitSource) -> str:
     """Name the archive so that it is found again, and no index takes it for an sdist."""
-    return f"{package.name}-git-{source.commit}.tar"
+    return f"{_flat(package)}-git-{source.commit}.tar"
+
+
+def _flat(package: Package) -> str:
+    """Give the name as a part of a file's name; that of an npm scope has a slash."""
+    return package.name.removeprefix("@").replace("/", "-")
 
 
 def stock_commit(
@@ -27,7 +32,7 @@ def stock_commit(
     if held and store.holds(held.sha256):
         return held
     checkout = fetch_commit(clones, source.url, source.commit)
-    data = checkout.archive(f"{package.name}-{source.commit[:12]}")
+    data = checkout.archive(f"{_flat(package)}-{source.commit[:12]}")
     filename = archive_name(package, source)
     digest = sha256(data).hexdigest()
     # git has verified the commit's objects by their hashes; the archive is made here.

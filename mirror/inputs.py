@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from lockfiles.errors import LockError, LockstockError
 from lockfiles.formats import FORMATS, detect, parse
-from lockfiles.model import Lock
+from lockfiles.model import Ecosystem, Lock
 from mirror.buildlock import build_requirements
 from mirror.config import Config, LockSpec
 from mirror.git import Checkout, fetch_commit
@@ -52,11 +52,18 @@ class LockText:
         """Read the lock. Raises LockError."""
         return parse(self.spec.path.name, self.text, self.includes.__getitem__)
 
+    @property
+    def ecosystem(self) -> Ecosystem:
+        """The world whose packages the lock names."""
+        return FORMATS[detect(self.spec.path.name, self.text)].ecosystem
+
     def request(self) -> list[object]:
         """Give all that decides what is stocked for this lock, as JSON can hold it."""
         spec = self.spec
         sdists = [spec.sdists.default, sorted(spec.sdists.packages.items())]
-        return [spec.name, self.sha256, spec.extras, spec.groups, sdists, self.project_requires]
+        request: list[object] = [spec.name, self.sha256, spec.extras, spec.groups, sdists]
+        request.append(self.project_requires)
+        return [*request, spec.allow_sha1] if spec.allow_sha1 else request
 
 
 def read_locks(config: Config, layout: Layout) -> tuple[tuple[LockText, ...], Failures]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 
 from lockfiles.errors import LockstockError
-from lockfiles.model import Digest
+from lockfiles.model import Digest, Ecosystem
 from mirror.config import Config
 from mirror.layout import Layout
 from mirror.snapshot import Stocked
 from mirror.store import Expected
+from mirror.upstream.clients import CLIENTS
 from mirror.upstream.fetch import fetch
 from mirror.upstream.session import Upstream, connect
 
@@ -20,14 +22,22 @@ _NO_PLACE = "no snapshot says where it came from"
 def refetch(config: Config, missing: Mapping[str, tuple[Stocked, ...]]) -> dict[str, str]:
     """Fetch files by their sha256, which alone is trusted; give the reasons of those that do not come.
 
-    Raises UpstreamError when the user's pip cannot tell its settings.
+    Raises UpstreamError when the user's own clients cannot tell their settings.
     """
     return asyncio.run(_refetch(config, missing))
 
 
 async def _refetch(config: Config, missing: Mapping[str, tuple[Stocked, ...]]) -> dict[str, str]:
-    async with connect(config) as upstream:
-        results = await asyncio.gather(*(_one(config, upstream, files) for files in missing.values()))
+    async with AsyncExitStack() as stack:
+        upstreams = {
+            ecosystem: await stack.enter_async_context(
+                connect(config, CLIENTS[Ecosystem(ecosystem)].settings(config.upstreams))
+            )
+            for ecosystem in sorted({files[0].ecosystem for files in missing.values()})
+        }
+        results = await asyncio.gather(
+            *(_one(config, upstreams[files[0].ecosystem], files) for files in missing.values())
+        )
     return {sha256: reason for sha256, reason in zip(missing, results, strict=True) if reason is not None}
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from lockfiles.closure import required
 from lockfiles.errors import LockError, LockstockError
-from lockfiles.model import GitSource, Lock
+from lockfiles.model import Digest, Ecosystem, GitSource, Lock, Package
 from lockfiles.select import Sdists, Selection, select
 from lockfiles.target import Target
 from mirror.config import Config
@@ -18,8 +19,9 @@ from mirror.layout import Layout
 from mirror.plan import Key, Plan, Wanted, make_plan
 from mirror.snapshot import LockRecord, Selected, Snapshot, Stocked
 from mirror.store import Expected
+from mirror.upstream.clients import CLIENTS
 from mirror.upstream.fetch import Advance, fetch
-from mirror.upstream.locate import LocatedFiles, is_located, locate
+from mirror.upstream.locate import LocatedFiles, locate
 from mirror.upstream.session import Upstream, connect
 from mirror.upstream.settings import redact
 
@@ -36,6 +38,7 @@ class Order:
     extras: tuple[str, ...] = ()
     groups: tuple[str, ...] | None = None
     sdists: Sdists = field(default_factory=Sdists)
+    allow_sha1: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +62,7 @@ class Shelf:
 
 
 class Stockist:
-    """Works through orders with one connection, which opens when the first question is asked."""
+    """Works through orders with a connection for each ecosystem, opened with the first question."""
 
     def __init__(
         self, config: Config, layout: Layout, previous: Snapshot | None, stack: AsyncExitStack
@@ -70,7 +73,7 @@ class Stockist:
         self._clones = layout.git
         self._held_names = {a.filename: a for a in previous.artifacts} if previous else {}
         self._stack = stack
-        self._connection: Upstream | None = None
+        self._connections: dict[Ecosystem, Upstream] = {}
 
     async def plan(self, orders: Iterable[Order]) -> Planned:
         """Locate and select; an order that cannot be met fails alone."""
@@ -128,7 +131,7 @@ class Stockist:
         """Locate an order's files and choose for each of its targets. Raises LockstockError."""
         located = await self._located(order)
         return [
-            (order, select(located, target, order.extras, order.groups, order.sdists))
+            (order, select(located, target, order.extras, order.groups, order.sdists, order.allow_sha1))
             for target in order.targets
         ]
 
@@ -140,25 +143,31 @@ class Stockist:
             for package in required(order.lock, target, order.extras, order.groups)
         }
         packages = list(order.lock.packages)
-        missing = []
+        missing: dict[Ecosystem, list[int]] = {}
         for index, package in enumerate(packages):
-            if package.key not in needed or is_located(package, self._config.upstreams):
+            client = CLIENTS[package.ecosystem]
+            if package.key not in needed or client.is_located(package, self._config.upstreams):
                 continue
             if (files := self._known.get(package)) is not None:
                 packages[index] = replace(package, artifacts=files)
             else:
-                missing.append(index)
-        if missing:
-            answers = await locate([packages[i] for i in missing], await self._upstream(), self._known)
-            for index, answer in zip(missing, answers, strict=True):
+                missing.setdefault(package.ecosystem, []).append(index)
+        for ecosystem, places in missing.items():
+            upstream, ask = await self._upstream(ecosystem), CLIENTS[ecosystem].files_of
+            answers = await locate([packages[i] for i in places], upstream, self._known, ask)
+            for index, answer in zip(places, answers, strict=True):
                 packages[index] = answer
         return replace(order.lock, packages=tuple(packages))
 
     def _held(self, wanted: Wanted) -> str | None:
         """Give the sha256 of a held file; an index without digests leaves only the name to go by."""
-        if wanted.artifact.digests:
-            return self._store.find(wanted.artifact.digests)
+        digests = wanted.artifact.digests
+        if _are_strong(digests):
+            return self._store.find(digests)
         known = self._held_names.get(wanted.artifact.filename)
+        if digests:
+            is_it = known and self._store.holds(known.sha256) and self._store.matches(known.sha256, digests)
+            return known.sha256 if known and is_it else None
         allowed = {digest.value for digest in wanted.package.digests}
         return known.sha256 if known and known.sha256 in allowed and self._store.holds(known.sha256) else None
 
@@ -166,16 +175,17 @@ class Stockist:
         self, wanted: Iterable[Wanted], advance: Advance
     ) -> dict[Wanted, str | LockstockError]:
         """Fetch with bounded concurrency; give each file's sha256, or why it did not come."""
-        upstream = await self._upstream()
+        items = list(wanted)
+        upstreams = {e: await self._upstream(e) for e in sorted({i.package.ecosystem for i in items})}
 
         async def one(item: Wanted) -> str | LockstockError:
+            upstream = upstreams[item.package.ecosystem]
             async with upstream.gate:
                 try:
                     return await self._fetch(upstream, item, advance)
                 except LockstockError as error:
                     return error
 
-        items = list(wanted)
         return dict(zip(items, await asyncio.gather(*map(one, items)), strict=True))
 
     async def _fetch(self, upstream: Upstream, item: Wanted, advance: Advance) -> str:
@@ -188,13 +198,26 @@ class Stockist:
             any_of=item.package.digests,
             size=artifact.size,
             limit=upstream.max_file_size,
+            # What was selected by a weak digest was allowed to be.
+            allow_weak=not _are_strong((*artifact.digests, *item.package.digests)),
         )
-        return await fetch(upstream.client, artifact.url, self._store, expected, upstream.retries, advance)
+        return await fetch(
+            upstream.client,
+            artifact.url,
+            self._store,
+            expected,
+            upstream.retries,
+            advance,
+            _inspection(item.package),
+        )
 
-    async def _upstream(self) -> Upstream:
-        if self._connection is None:
-            self._connection = await self._stack.enter_async_context(connect(self._config))
-        return self._connection
+    async def _upstream(self, ecosystem: Ecosystem) -> Upstream:
+        if ecosystem not in self._connections:
+            settings = CLIENTS[ecosystem].settings(self._config.upstreams)
+            self._connections[ecosystem] = await self._stack.enter_async_context(
+                connect(self._config, settings)
+            )
+        return self._connections[ecosystem]
 
     def _stocked(self, wanted: Wanted, sha256: str) -> Stocked:
         return Stocked(
@@ -207,6 +230,16 @@ class Stockist:
             url=redact(wanted.artifact.url or ""),
             requires_python=wanted.artifact.requires_python,
         )
+
+
+def _are_strong(digests: Collection[Digest]) -> bool:
+    return any(digest.is_strong for digest in digests)
+
+
+def _inspection(package: Package) -> Callable[[Path], None] | None:
+    """Give what looks at a package's file before it is kept, if its ecosystem has such a thing."""
+    inspect = CLIENTS[package.ecosystem].inspect
+    return (lambda path: inspect(path, package)) if inspect else None
 
 
 def _hit(

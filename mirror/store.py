@@ -53,6 +53,14 @@ class Store:
         sha256 = alias.readlink().name if alias.is_symlink() else None
         return sha256 if sha256 and self.holds(sha256) else None
 
+    def matches(self, sha256: str, digests: Iterable[Digest]) -> bool:
+        """Say whether the held file has all of these digests, which are computed anew."""
+        for digest in digests:
+            with self.path(sha256).open("rb") as file:
+                if hashlib.file_digest(file, digest.algorithm).hexdigest() != digest.value:
+                    return False
+        return True
+
     @contextmanager
     def receive(self, expected: Expected) -> Iterator[Incoming]:
         """Take in one file; it is kept only if the block calls `keep` on what this yields.
@@ -114,7 +122,8 @@ class Expected:
     """What a file must be: all of `digests`, one of `any_of` if there are any, and its size.
 
     `size` is the exact number of bytes where known, `limit` the most that is taken where not;
-    `label` names the file in errors.
+    `label` names the file in errors. `allow_weak` accepts it by digests that are not strong, as the
+    user may allow for single packages.
     """
 
     label: str
@@ -122,6 +131,7 @@ class Expected:
     any_of: tuple[Digest, ...] = ()
     size: int | None = None
     limit: int = 4 << 30
+    allow_weak: bool = False
 
 
 class Incoming:
@@ -181,7 +191,8 @@ class Incoming:
         for digest in expected.digests:
             if digest not in found:
                 raise self._mismatch(str(digest))
-        if not any(digest.is_strong for digest in (*expected.digests, *expected.any_of)):
+        named = (*expected.digests, *expected.any_of)
+        if not any(digest.is_strong for digest in named) and not (expected.allow_weak and named):
             raise DigestMismatchError("nothing strong enough to check it by is known", where=expected.label)
         if expected.any_of and not found & set(expected.any_of):
             raise self._mismatch(f"one of {len(expected.any_of)} others")

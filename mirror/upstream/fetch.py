@@ -51,19 +51,34 @@ async def get(
 
 
 async def fetch(
-    client: httpx.AsyncClient, url: str, store: Store, expected: Expected, retries: int, advance: Advance
+    client: httpx.AsyncClient,
+    url: str,
+    store: Store,
+    expected: Expected,
+    retries: int,
+    advance: Advance,
+    inspect: Callable[[Path], None] | None = None,
 ) -> str:
     """Bring one file into the store and give its sha256.
 
-    `advance` is told the bytes as they come, negative when a transfer starts again. Raises
-    UpstreamError and its kinds, DigestMismatchError, DiskFullError; the store is then as it was.
+    `advance` is told the bytes as they come, negative when a transfer starts again; `inspect` is
+    shown the file before it is kept, and raises to refuse it. Raises UpstreamError and its kinds,
+    DigestMismatchError, DiskFullError; the store is then as it was.
     """
     with store.receive(expected) as incoming:
         if urlsplit(url).scheme == "file":
             _copy(Path(unquote(urlsplit(url).path)), incoming, advance)
         else:
             await _retry(lambda: _transfer(client, url, incoming, advance), url, retries)
-        return await asyncio.to_thread(store.keep, incoming)
+        return await asyncio.to_thread(_keep, store, incoming, inspect)
+
+
+def _keep(store: Store, incoming: Incoming, inspect: Callable[[Path], None] | None) -> str:
+    if inspect is not None:
+        incoming.check()
+        incoming.sync()
+        inspect(incoming.path)
+    return store.keep(incoming)
 
 
 async def _transfer(client: httpx.AsyncClient, url: str, incoming: Incoming, advance: Advance) -> None:
@@ -159,7 +174,8 @@ def _check_status(response: httpx.Response) -> None:
         raise UpstreamError(
             f"the upstream refuses access ({response.status_code})",
             where=redact(str(response.url)),
-            hint="give credentials as pip takes them: in the index URL of pip's configuration, or in netrc",
+            hint="give credentials as pip takes them (in the index URL of its configuration, or in netrc), "
+            "or npm (`_authToken` in .npmrc)",
         )
     if response.status_code not in (200, 206):
         raise UpstreamError(f"the upstream answers {response.status_code}", where=redact(str(response.url)))
@@ -194,7 +210,7 @@ async def _attempt(attempt: Callable[[], Awaitable[_T]], url: str) -> _T:
         raise _UnreachableError(
             f"cannot be reached: {str(error) or type(error).__name__}",
             where=redact(url),
-            hint="check the network, the proxy and `pip config list`",
+            hint="check the network, the proxy, and `pip config list` or `npm config list`",
         ) from error
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise UpstreamError(f"cannot be fetched: {error}", where=redact(url)) from error

@@ -8,7 +8,7 @@ import socket
 import ssl
 import subprocess
 from base64 import b64encode
-from collections.abc import AsyncIterator, Generator, Iterable
+from collections.abc import AsyncIterator, Generator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from netrc import NetrcParseError, netrc
 from urllib.parse import unquote, urlsplit
@@ -41,7 +41,7 @@ async def http_client(settings: UpstreamSettings, concurrency: int) -> AsyncIter
         timeout=httpx.Timeout(settings.timeout),
         follow_redirects=True,
         max_redirects=5,
-        auth=_HostAuth(settings.named),
+        auth=_HostAuth(settings.named, settings.authorization),
         headers={"User-Agent": _USER_AGENT},
     ) as client:
         yield client
@@ -74,7 +74,8 @@ def _tls(settings: UpstreamSettings) -> ssl.SSLContext:
             context.load_cert_chain(settings.client_cert)
     except OSError as error:
         raise UpstreamError(
-            f"pip's certificate setting cannot be used: {error}", hint="`pip config debug`"
+            f"the certificate setting cannot be used: {error}",
+            hint="look at `pip config debug` and `npm config list`",
         ) from error
     return context
 
@@ -85,7 +86,8 @@ class _HostAuth(httpx.Auth):
     Where a host asks for some and there are none, the user's keyring is asked, once, as pip does.
     """
 
-    def __init__(self, urls: Iterable[str]) -> None:
+    def __init__(self, urls: Iterable[str], authorization: Mapping[str, str]) -> None:
+        self._places = sorted(authorization.items(), key=lambda item: -len(item[0]))
         self._known: dict[str, tuple[str, str] | None] = {}
         self._users: dict[str, str] = {}
         for url in urls:
@@ -101,6 +103,10 @@ class _HostAuth(httpx.Auth):
             self._netrc = None
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        if header := self._header_of(request.url):
+            request.headers["Authorization"] = header
+            yield request
+            return
         host = request.url.netloc.decode("ascii")
         credentials = self._known.get(host) or self._from_netrc(request.url.host)
         if credentials is None and (user := self._users.get(host)):
@@ -113,6 +119,11 @@ class _HostAuth(httpx.Auth):
             self._known[host] = _from_keyring(f"{request.url.scheme}://{host}/", self._users.get(host))
             if found := self._known[host]:
                 yield from self._send(request, found)
+
+    def _header_of(self, url: httpx.URL) -> str | None:
+        """Give the header for a URL, that of the longest place which it is below."""
+        address = f"//{url.netloc.decode('ascii')}{url.path}"
+        return next((header for place, header in self._places if address.startswith(place)), None)
 
     def _send(
         self, request: httpx.Request, credentials: tuple[str, str]

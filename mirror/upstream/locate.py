@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -28,6 +28,8 @@ from mirror.upstream.fetch import get
 from mirror.upstream.session import Upstream
 from mirror.upstream.settings import is_pinned, redact
 from mirror.upstream.simple import ACCEPT, Wanted, file_version, narrow_page, parse_page
+
+FilesOf = Callable[[Package, Upstream], Awaitable[tuple[Artifact, ...]]]
 
 
 def is_located(package: Package, upstreams: Iterable[UpstreamSpec] = ()) -> bool:
@@ -73,15 +75,17 @@ class LocatedFiles:
         return self._folder / key.hexdigest()[:2] / f"{key.hexdigest()[2:32]}.json"
 
 
-async def locate(packages: Iterable[Package], upstream: Upstream, known: LocatedFiles) -> tuple[Package, ...]:
-    """Ask for the files of each package, and remember the answers.
+async def locate(
+    packages: Iterable[Package], upstream: Upstream, known: LocatedFiles, ask: FilesOf
+) -> tuple[Package, ...]:
+    """Ask for the files of each package in the way of its ecosystem, and remember the answers.
 
     Raises NotFoundUpstreamError, DigestMismatchError or UpstreamError: the first package's.
     """
 
     async def found(package: Package) -> Package | LockstockError:
         try:
-            files = await files_of(package, upstream)
+            files = await ask(package, upstream)
         except LockstockError as error:
             return error
         if all(file.digests for file in files):

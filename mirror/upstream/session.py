@@ -33,7 +33,7 @@ class Upstream:
 
 @asynccontextmanager
 async def connect(config: Config, settings: UpstreamSettings | None = None) -> AsyncIterator[Upstream]:
-    """Open the upstreams that the user's own client is set to, or others. Raises UpstreamError."""
+    """Open the upstreams that these settings name, or else the user's own pip. Raises UpstreamError."""
     settings = settings or pip_settings(config.upstreams)
     async with http_client(settings, config.concurrency) as client:
         gate = asyncio.Semaphore(config.concurrency)

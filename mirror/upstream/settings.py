@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from urllib.parse import urlsplit, urlunsplit
 
@@ -31,6 +31,7 @@ class UpstreamSettings:
     """How to ask the indexes. URLs may hold credentials, so they are never printed as they are.
 
     `pinned` indexes are asked for the names that they are pinned to, and for nothing else.
+    `authorization` has headers by the place, `//host/path/`, that they are for.
     """
 
     indexes: tuple[str, ...]
@@ -42,6 +43,7 @@ class UpstreamSettings:
     proxy: str | None = None
     timeout: float = 15.0
     retries: int = 5
+    authorization: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def sources(self, name: str) -> tuple[str, ...]:
         """Give the indexes and folders to ask for a name: those it is pinned to, or else all others."""

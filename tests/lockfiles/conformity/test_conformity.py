@@ -25,7 +25,7 @@ from lockfiles.model import GitSource, IndexSource, Lock, Package
 from lockfiles.select import Selection, select
 from lockfiles.target import Target
 from mirror.upstream.http import http_client
-from mirror.upstream.locate import LocatedFiles, locate
+from mirror.upstream.locate import LocatedFiles, files_of, locate
 from mirror.upstream.session import Upstream
 from mirror.upstream.settings import UpstreamSettings, pip_settings
 from tests.lockfiles.conformity import projects
@@ -359,7 +359,7 @@ async def ask(world: World, packages: list[Package]) -> tuple[Package, ...]:
         upstream = Upstream(
             client=client, settings=world.settings, gate=asyncio.Semaphore(8), max_file_size=1 << 30
         )
-        answers = dict(zip(missing, await locate(missing, upstream, known), strict=True))
+        answers = dict(zip(missing, await locate(missing, upstream, known, files_of), strict=True))
     return tuple(answers.get(p) or replace(p, artifacts=files[p] or ()) for p in packages)
 
 
