@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -133,18 +134,26 @@ def test_pages_in_every_form(stocked: Project, client: httpx.Client) -> None:
         assert (moved.status_code, moved.headers["location"]) == (301, "/simple/flask/")
 
 
-def test_files_whole_in_part_and_not_again(stocked: Project, client: httpx.Client, flask: Path) -> None:
-    url, data = file_url(client, "flask"), flask.read_bytes()
+@pytest.mark.parametrize("project", ["flask", "large"])
+def test_files_whole_in_part_and_not_again(
+    served: Project, client: httpx.Client, flask: Path, wheels: Path, project: str
+) -> None:
+    """Small ones come from memory, large ones by sendfile; nobody can tell."""
+    large = make_wheel(wheels, "large", "1.0", files={"x": random.Random(1).randbytes(400_000)})
+    publish(served.layout, flask, large)
+    url, data = file_url(client, project), {"flask": flask, "large": large}[project].read_bytes()
     whole = client.get(url)
     assert whole.content == data
-    assert "immutable" in whole.headers["cache-control"]
-    assert client.get(url, headers={"If-None-Match": whole.headers["etag"]}).status_code == 304
+    assert whole.headers["cache-control"].endswith("immutable")
+    assert whole.headers["accept-ranges"] == "bytes"
+    assert client.get(url, headers={"if-none-match": whole.headers["etag"]}).status_code == 304
+    assert client.get(url, headers={"If-Match": '"other"'}).status_code == 412
     for wanted, part in (("bytes=5-9", data[5:10]), ("bytes=-7", data[-7:]), ("bytes=100-", data[100:])):
-        answer = client.get(url, headers={"Range": wanted})
+        answer = client.get(url, headers={"range": wanted})
         assert (answer.status_code, answer.content) == (206, part)
     assert client.get(url, headers={"Range": f"bytes={len(data)}-"}).status_code == 416
     assert client.head(url).headers["content-length"] == str(len(data))
-    assert b"Name: flask" in client.get(f"{url}.metadata").content
+    assert f"Name: {project}".encode() in client.get(f"{url}.metadata").content
 
 
 def test_an_sdist_is_not_taken_for_a_compressed_page(stocked: Project, client: httpx.Client) -> None:
