@@ -52,7 +52,7 @@ def run(
     # A socket's path may have 108 bytes, so it does not lie in the mirror's folder.
     with tempfile.TemporaryDirectory(prefix="lockstock-") as temporary:
         folder = Path(temporary)
-        confined = _confined(config, spec, image.id, policy, task, command, folder)
+        confined = _confined(spec, image.id, policy, owner_of(config, task), command, folder)
         door = Door(task=task, socket=folder / "gate.sock")
         first, code, note = asyncio.run(_guarded(config, spec, engine, policy, confined, door))
     records: list[dict[str, Any]] = []
@@ -72,16 +72,15 @@ def environment(policy: Policy) -> dict[str, str]:
     return variables
 
 
-def _confined(
-    config: Config,
-    spec: ImageSpec,
-    image: str,
-    policy: Policy,
-    task: str,
-    command: Sequence[str],
-    folder: Path,
-) -> Confined:
+def owner_of(config: Config, task: str) -> str:
+    """Name a task of this mirror among those of all mirrors of this engine."""
     place = hashlib.sha256(str(config.root.resolve()).encode()).hexdigest()[:12]
+    return f"{place}-{task}"
+
+
+def _confined(
+    spec: ImageSpec, image: str, policy: Policy, owner: str, command: Sequence[str], folder: Path
+) -> Confined:
     forwarder = folder / "forwarder.py"
     with resources.as_file(resources.files("templates") / "gate" / "forwarder.py") as source:
         shutil.copyfile(source, forwarder)
@@ -89,7 +88,7 @@ def _confined(
     start = ("python3", "-I", f"{_INSIDE}/forwarder.py", f"{_INSIDE}/gate.sock", str(PORT), "--")
     return Confined(
         image=image,
-        owner=f"{place}-{task}",
+        owner=owner,
         uid=UID,
         command=(*start, *command),
         environment=environment(policy),

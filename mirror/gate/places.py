@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -11,8 +10,6 @@ from lockfiles.urls import without_credentials
 from mirror.config import Config
 from mirror.errors import StoreError
 from mirror.layout import Layout
-
-_NPM_SECONDS = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,19 +34,15 @@ class Upstreams(Mapping[str, tuple[str, ...]]):
 def _pip(config: Config) -> tuple[str, ...]:
     from mirror.upstream.settings import pip_settings
 
-    return pip_settings(config.upstreams).indexes
+    found = pip_settings(config.upstreams)
+    return (*found.indexes, *(pinned.index for pinned in found.pinned))
 
 
 def _npm(config: Config) -> tuple[str, ...]:
-    """Ask npm; where there is none, nobody needs its index."""
-    try:
-        asked = subprocess.run(
-            ["npm", "config", "get", "registry"],
-            capture_output=True, text=True, check=False, timeout=_NPM_SECONDS, cwd=config.file.parent,
-        )  # fmt: skip
-    except (FileNotFoundError, subprocess.TimeoutExpired):
-        return ()
-    return (asked.stdout.strip(),) if asked.returncode == 0 else ()
+    from mirror.upstream.npm_settings import npm_settings
+
+    found = npm_settings(config.upstreams)
+    return (*found.indexes, *(scope.index for scope in found.pinned))
 
 
 def _files(config: Config) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from imagegen.contained import Ended, run
+from imagegen.contained import Ended, owner_of, run
 from imagegen.plan import REPOSITORY
 from imagegen.spec import find_image
 from mirror.gate.audit import verify
@@ -164,6 +164,12 @@ def records(sandbox: Sandbox, ended: Ended, task: str = "attack") -> list[dict[s
     return found
 
 
+def left_behind(sandbox: Sandbox, task: str) -> list[Any]:
+    """Give the containers of a task that are still there."""
+    label = f"io.lockstock.run={owner_of(sandbox.project.config, task)}"
+    return sandbox.engine.client.containers.list(all=True, filters={"label": label})
+
+
 def test_nothing_gets_out_but_through_the_gate(
     sandbox: Sandbox, upstream: int, host_port: int, neighbour: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -234,8 +240,7 @@ def test_the_command(sandbox: Sandbox, tmp_path: Path) -> None:
     assert ended.stderr.splitlines()[-1].startswith(
         "reached no host outside; 0 package files from the mirror; blocked"
     )
-    left = sandbox.engine.client.containers.list(all=True, filters={"label": "io.lockstock.run"})
-    assert left == []
+    assert left_behind(sandbox, NAME) == []
     assert f"{REPOSITORY}/{NAME}" in sandbox.reference
 
 
@@ -270,8 +275,7 @@ def test_an_interrupted_run_leaves_nothing(sandbox: Sandbox) -> None:
         assert child.stdout.readline() == b"begun\n"
         child.send_signal(signal.SIGINT)
         assert child.wait(30) == 130
-    containers = sandbox.engine.client.containers
-    assert containers.list(all=True, filters={"label": "io.lockstock.run"}) == []
+    assert left_behind(sandbox, "stopped") == []
     home, found = home_of(sandbox.project.config), []
     signer = home.signer()
     verified = verify(home.log("stopped"), signer.named(f"{signer.name}/stopped").verifier, each=found.append)

@@ -225,6 +225,22 @@ def test_flips_drops_and_swaps_never_pass(tmp_path: Path, data: st.DataObject) -
     assert verify(path, SIGNER.verifier, anchor=note).records == 9
 
 
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 255), st.booleans())
+def test_changed_checkpoints_never_pass(tmp_path: Path, place: int, change: int, cut: bool) -> None:
+    path = tmp_path / "n.jsonl"
+    if not path.exists():
+        (tmp_path / "note").write_text(write(path, 9))
+        (tmp_path / "whole").write_bytes(notes_path(path).read_bytes())
+    whole, note = (tmp_path / "whole").read_bytes(), (tmp_path / "note").read_text()
+    place %= len(whole)
+    changed = bytearray(whole)
+    changed[place] ^= change
+    notes_path(path).write_bytes(whole[:place] if cut else bytes(changed))
+    with pytest.raises(LogError):
+        verify(path, SIGNER.verifier, anchor=note)
+
+
 def test_what_comes_after_the_last_checkpoint_is_said(path: Path) -> None:
     write(path, 4)
     log = Log(path, SIGNER, every=100)
