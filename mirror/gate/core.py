@@ -165,8 +165,10 @@ class Core:
         asked: Headers = ()
         if denied.decision.kind is Kind.TOKEN:
             status, asked = _login(head)
+        # git shows what it is told only where that is plain text.
+        git = head is not None and (head.get("user-agent") or "").startswith("git/")
         headers = (
-            ("Content-Type", "application/json"),
+            ("Content-Type", "text/plain" if git else "application/json"),
             ("Content-Length", str(len(body))),
             ("Connection", "close"),
             *asked,

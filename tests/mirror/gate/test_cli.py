@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -297,7 +298,13 @@ PIP = [sys.executable, "-m", "pip", "--isolated", "download", "-v", "--retries=1
         ([*PIP, "https://other.example/simple/", "idna"], "other.example is not in the policy"),
         (["curl", "-sS", "http://other.example/"], "other.example is not in the policy"),
         (["curl", "-sSv", "https://other.example/"], "other.example is not in the policy"),
-        (["git", "ls-remote", "https://other.example/x.git"], "403"),  # all that git tells of an answer
+        (["git", "ls-remote", "http://other.example/x.git"], "other.example is not in the policy"),
+        (["git", "ls-remote", "https://other.example/x.git"], "403"),  # all that git tells of a proxy
+        pytest.param(
+            ["npm", "view", "thing", "--registry=https://other.example/", "--fetch-retries=0"],
+            "other.example is not in the policy",
+            marks=pytest.mark.skipif(not shutil.which("npm"), reason="npm is not installed"),
+        ),
     ],
 )
 def test_clients_show_why_they_are_denied(serving: Path, command: list[str], told: str) -> None:
