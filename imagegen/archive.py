@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -17,6 +17,7 @@ _CHUNK = 1 << 20
 class Entry:
     """A file at a relative path: its bytes, or the file on disk that has them, or a link's target.
 
+    A `folder` has none of these. `owner`, user and group, is where it is not its archive's.
     Raises ValueError for a path that leads out of the archive.
     """
 
@@ -24,6 +25,8 @@ class Entry:
     content: bytes | Path = b""
     link: str | None = None
     mode: int = 0o644
+    folder: bool = False
+    owner: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         parts = PurePosixPath(self.path).parts
@@ -33,16 +36,32 @@ class Entry:
 
 def tar_stream(entries: Iterable[Entry], *, uid: int = 0) -> Iterator[bytes]:
     """Give a tar of the entries, sorted, with their folders, all owned by `uid` and without times."""
+    return tar(entries, lambda _: uid)
+
+
+def tar(entries: Iterable[Entry], owner: Callable[[str], int], *, time: int = 0) -> Iterator[bytes]:
+    """Give a tar of the entries, sorted, with their folders; `owner` says whose a path is.
+
+    All have the same time, in seconds of the epoch.
+    """
     seen: set[str] = set()
     for entry in sorted(entries, key=lambda entry: entry.path):
         for folder in reversed(PurePosixPath(entry.path).parents):
             if str(folder) != "." and str(folder) not in seen:
                 seen.add(str(folder))
-                yield _header(str(folder), uid, tarfile.DIRTYPE, mode=0o755)
-        if entry.link is not None:
-            yield _header(entry.path, uid, tarfile.SYMTYPE, mode=0o777, link=entry.link)
+                info = _info(str(folder), owner(str(folder)), time)
+                yield _header(info, tarfile.DIRTYPE, mode=0o755)
+        info = _info(entry.path, owner(entry.path), time)
+        if entry.owner is not None:
+            info.uid, info.gid = entry.owner
+        if entry.folder:
+            if entry.path not in seen:
+                seen.add(entry.path)
+                yield _header(info, tarfile.DIRTYPE, mode=entry.mode)
+        elif entry.link is not None:
+            yield _header(info, tarfile.SYMTYPE, mode=0o777, link=entry.link)
         else:
-            yield from _file(entry, uid)
+            yield from _file(entry, info)
     yield bytes(2 * _BLOCK)
 
 
@@ -65,15 +84,15 @@ def _link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _file(entry: Entry, uid: int) -> Iterator[bytes]:
+def _file(entry: Entry, info: tarfile.TarInfo) -> Iterator[bytes]:
     if isinstance(entry.content, bytes):
-        yield _header(entry.path, uid, tarfile.REGTYPE, mode=entry.mode, size=len(entry.content))
+        yield _header(info, tarfile.REGTYPE, mode=entry.mode, size=len(entry.content))
         yield entry.content
         yield _padding(len(entry.content))
         return
     with entry.content.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
-        yield _header(entry.path, uid, tarfile.REGTYPE, mode=entry.mode, size=size)
+        yield _header(info, tarfile.REGTYPE, mode=entry.mode, size=size)
         for start in range(0, size, _CHUNK):
             length = min(_CHUNK, size - start)
             # A file that shrinks meanwhile must not shift what follows it.
@@ -81,10 +100,15 @@ def _file(entry: Entry, uid: int) -> Iterator[bytes]:
         yield _padding(size)
 
 
-def _header(path: str, uid: int, kind: bytes, *, mode: int, size: int = 0, link: str = "") -> bytes:
+def _info(path: str, uid: int, time: int) -> tarfile.TarInfo:
     info = tarfile.TarInfo(path)
-    info.type, info.mode, info.size, info.linkname = kind, mode, size, link
     info.uid = info.gid = uid
+    info.mtime = time
+    return info
+
+
+def _header(info: tarfile.TarInfo, kind: bytes, *, mode: int, size: int = 0, link: str = "") -> bytes:
+    info.type, info.mode, info.size, info.linkname = kind, mode, size, link
     return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
 
 

@@ -26,16 +26,22 @@ _DIGITS = 12
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Built:
-    """An image that stands, and whether this run made it."""
+    """An image that stands, and whether this run made it.
+
+    `place` is where it went, `digest` that of its manifest where it has one: engines make theirs
+    only for a registry.
+    """
 
     plan: ImagePlan
     image: BuiltImage
     fresh: bool
     seconds: float
+    digest: str | None = None
+    place: str = "docker"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Draft:
+class Draft:
     """A plan, its target, and the file its base comes from, if it comes from one."""
 
     plan: ImagePlan
@@ -49,7 +55,7 @@ def build(config: Config, spec: ImageSpec, engine: DockerEngine, progress: Progr
     Names are set only on a whole image, so a run that is killed leaves the earlier one in place.
     """
     started = time.monotonic()
-    draft = _draft(config, spec, engine, progress)
+    draft = make_draft(config, spec, engine, progress)
     plan = draft.plan
     image = engine.find(plan.reference)
     fresh = image is None
@@ -62,7 +68,7 @@ def build(config: Config, spec: ImageSpec, engine: DockerEngine, progress: Progr
 
 def render(config: Config, spec: ImageSpec, folder: Path, progress: Progress) -> ImagePlan:
     """Write the context that `build` sends into a folder."""
-    draft = _draft(config, spec, None, progress)
+    draft = make_draft(config, spec, None, progress)
     context.write_context(_entries(config, draft.plan), folder)
     return draft.plan
 
@@ -103,12 +109,13 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".") if part.isdigit())
 
 
-def _draft(config: Config, spec: ImageSpec, engine: DockerEngine | None, progress: Progress) -> _Draft:
+def make_draft(config: Config, spec: ImageSpec, engine: DockerEngine | None, progress: Progress) -> Draft:
+    """Plan an image, making or finding its base; nothing is built."""
     snapshot = _snapshot(config)
     target = choose_target(config, spec, platform.machine())
     base, tarball = _base(config, spec, engine, progress)
     plan = make_plan(spec, snapshot, target, base, templates=context.templates_digest())
-    return _Draft(plan=plan, target=target, tarball=tarball)
+    return Draft(plan=plan, target=target, tarball=tarball)
 
 
 def _snapshot(config: Config) -> Snapshot:
@@ -131,7 +138,7 @@ def _base(
     return base, tarball.path
 
 
-def _make(config: Config, draft: _Draft, engine: DockerEngine, progress: Progress) -> BuiltImage:
+def _make(config: Config, draft: Draft, engine: DockerEngine, progress: Progress) -> BuiltImage:
     plan = draft.plan
     entries = _entries(config, plan)
     if draft.tarball:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from imagegen import build as building
+from imagegen import direct as directing
 from imagegen import verify as verifying
 from imagegen.engines.docker import DockerEngine
 from imagegen.errors import VerifyError
@@ -40,6 +42,14 @@ ConfigOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the report as JSON on stdout.")]
 
 
+class Engine(StrEnum):
+    """What builds an image."""
+
+    AUTO = "auto"
+    OCI = "oci"
+    DOCKER = "docker"
+
+
 def print_version(wanted: bool) -> None:
     """Print the version and end."""
     if wanted:
@@ -58,16 +68,30 @@ def main(
 
 @app.command()
 def build(
-    name: NameArgument, config: ConfigOption = configuration.DEFAULT_FILE, as_json: JsonOption = False
+    name: NameArgument,
+    engine: Annotated[
+        Engine,
+        typer.Option(
+            help="What builds: oci assembles layers itself, docker runs a Dockerfile; auto chooses."
+        ),
+    ] = Engine.AUTO,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output", "-o", help="Where the image goes: docker, oci:DIR or tar:FILE.", metavar="PLACE"
+        ),
+    ] = None,
+    config: ConfigOption = configuration.DEFAULT_FILE,
+    as_json: JsonOption = False,
 ) -> None:
-    """Build an image from the mirror, with the build's own network off.
+    """Build an image from the mirror, without a network.
 
-    An image whose content is in the engine already is not built again.
+    An image whose content stands already is not built again.
     """
+    place = _output(engine, output)
     loaded, spec = _load(config, name)
-    engine = DockerEngine()
     with live() as progress:
-        built = building.build(loaded, spec, engine, progress)
+        built = directing.build_with(loaded, spec, engine, place, progress)
     if as_json:
         print_json(_describe(built))
     else:
@@ -160,6 +184,16 @@ def list_images(config: ConfigOption = configuration.DEFAULT_FILE, as_json: Json
         print_table("", columns, [[_text(row[column]) for column in columns] for row in rows])
 
 
+def _output(engine: Engine, text: str | None) -> directing.Output | None:
+    try:
+        output = directing.Output.parse(text) if text else None
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--output") from None
+    if engine is Engine.DOCKER and output and output.kind != directing.DOCKER:
+        raise typer.BadParameter("only the direct engine writes it: --engine oci", param_hint="--output")
+    return output
+
+
 def _load(config: Path, name: str) -> tuple[Config, ImageSpec]:
     loaded = configuration.load(config)
     spec = find_image(loaded, name)
@@ -175,6 +209,8 @@ def _describe(built: building.Built) -> dict[str, Any]:
         "reference": plan.reference,
         "image": built.image.id,
         "digest": plan.digest,
+        "manifest": built.digest,
+        "place": built.place,
         "base": asdict(plan.base),
         "target": plan.target,
         "size": built.image.size,
@@ -196,7 +232,8 @@ def _print_built(built: building.Built) -> None:
     lines = {
         "image": plan.reference,
         "also": f"{plan.repository}:{building.LATEST}",
-        "digest": built.image.id,
+        "digest": built.digest or built.image.id,
+        "place": built.place,
         "base": plan.base.name,
         "target": plan.target,
         "installed": plural(len(plan.install), "package"),
@@ -205,7 +242,8 @@ def _print_built(built: building.Built) -> None:
     }
     for name, value in lines.items():
         typer.echo(f"{name:<10} {value}")
-    say(f"next: imagegen verify {plan.name}; or docker run --rm -it --network none {plan.reference}")
+    if built.place == directing.DOCKER:
+        say(f"next: imagegen verify {plan.name}; or docker run --rm -it --network none {plan.reference}")
 
 
 def _print_report(report: verifying.Report) -> None:

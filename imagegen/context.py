@@ -19,6 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from imagegen.archive import Entry, write_folder
 from imagegen.errors import BuildError, NotStockedError
+from imagegen.layers import LAYOUT
 from imagegen.plan import HOME, UID, WORKSPACE, ImagePlan
 
 _SUFFIX = ".j2"
@@ -28,9 +29,9 @@ _MARK = b"# Rendered by imagegen."
 
 
 def templates_digest() -> str:
-    """Give the sha256 of all templates and programs that go into images."""
+    """Give the sha256 of all templates and programs that go into images, and of how layers are written."""
     sources = {name: _source(name) for name in _environment().list_templates()}
-    sources |= {name: guest_program(name).decode() for name in _BAKED}
+    sources |= {name: guest_program(name).decode() for name in _BAKED} | {"layout": str(LAYOUT)}
     return hashlib.sha256(json.dumps(sources, sort_keys=True).encode()).hexdigest()
 
 

@@ -65,3 +65,16 @@ class CollisionError(LockstockError):
 
     exit_code = 49
     usual_hint = "lock only one of them, or make an image for each"
+
+
+class LayerBudgetError(LockstockError):
+    """An image may not have as many layers as it needs."""
+
+    exit_code = 60
+
+
+class UnsupportedError(LockstockError):
+    """The direct engine cannot make this image; the Docker engine can."""
+
+    exit_code = 61
+    usual_hint = "`imagegen build NAME --engine docker` can, where a Docker engine answers"

@@ -37,8 +37,8 @@ class ImagePlan:
     """Everything that decides an image's content.
 
     `install` is installed in the virtual environment, `stock` lies beside it as files (and holds
-    `install`), `uv` is the tool that goes on PATH. `digest` is the sha256 of all the rest and of
-    the templates.
+    `install`), `uv` is the tool that goes on PATH, `layers` is the most layers it may have.
+    `digest` is the sha256 of all the rest and of the templates.
     """
 
     name: str
@@ -52,6 +52,7 @@ class ImagePlan:
     shell: str
     env: Mapping[str, str]
     labels: Mapping[str, str]
+    layers: int
     digest: str = ""
 
     @property
@@ -102,6 +103,7 @@ def make_plan(
         shell="/bin/bash" if isinstance(spec.base, DebianBase) else "/bin/sh",
         env=spec.env,
         labels=_labels(spec, snapshot, target, base),
+        layers=spec.layers,
     )
     return replace(plan, digest=_digest(plan, templates))
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from imagegen.layerplan import DEFAULT_BUDGET, MOST_LAYERS
 from lockfiles.document import Table
 from lockfiles.errors import ConfigError
 from lockfiles.target import Target
@@ -46,7 +47,8 @@ class DockerBase:
 class ImageSpec:
     """An image to build.
 
-    `project` is the folder its checks run in, `skip_imports` are modules that verify leaves alone.
+    `project` is the folder its checks run in, `skip_imports` are modules that verify leaves alone,
+    `layers` is how many layers it may have at most.
     """
 
     name: str
@@ -58,6 +60,7 @@ class ImageSpec:
     checks: tuple[str, ...] = ()
     project: Path | None = None
     skip_imports: tuple[str, ...] = ()
+    layers: int = DEFAULT_BUDGET
 
 
 def load_images(config: Config) -> tuple[ImageSpec, ...]:
@@ -110,6 +113,7 @@ def _image(name: str, table: Table, config: Config) -> ImageSpec:
         checks=_lines(table, "checks"),
         project=existing(table, "project", folder, project, want_folder=True) if project else None,
         skip_imports=table.strings("skip_imports", ()),
+        layers=_budget(table),
     )
     table.finish()
     return spec
@@ -139,6 +143,13 @@ def _locks(table: Table, config: Config) -> tuple[str, ...]:
     if not locks:
         raise table.fault("locks", "must name at least one lock", f"[locks] has {', '.join(known)}")
     return tuple(sorted(set(locks)))
+
+
+def _budget(table: Table) -> int:
+    budget = table.integer("layers", DEFAULT_BUDGET, minimum=1)
+    if budget > MOST_LAYERS:
+        raise table.fault("layers", f"is more than the {MOST_LAYERS} that engines can stack")
+    return budget
 
 
 def _user(table: Table) -> str:

@@ -115,22 +115,6 @@ def program_entries(path: Path, filename: str, folder: str, names: str) -> tuple
         raise WheelError(f"it is not a readable wheel: {error}", where=filename) from error
 
 
-def check_scripts(wheels: Iterable[Unpacked], standard: Iterable[str]) -> None:
-    """Raise WheelError where a console script calls a module that none of the wheels has.
-
-    `standard` are the modules that come with Python. Packages may offer scripts of another one.
-    """
-    found = list(wheels)
-    modules = {module for wheel in found for module in _modules(wheel)} | set(standard)
-    for wheel in found:
-        for script, module in wheel.targets:
-            if module not in modules:
-                raise WheelError(
-                    f"its script {script!r} calls {module}, and no package of the image has that module",
-                    where=_owner(wheel),
-                )
-
-
 class _CheckedWheel(WheelFile):
     """A wheel whose every file is compared with its line in RECORD before it is used."""
 
@@ -245,20 +229,3 @@ def _first_issue(error: Exception) -> str:
     issues = getattr(error, "issues", None) or [str(error)]
     more = f" (and {len(issues) - 1} more)" if len(issues) > 1 else ""
     return f"its RECORD is wrong: {issues[0]}{more}"
-
-
-def _modules(wheel: Unpacked) -> Iterator[str]:
-    for entry in wheel.entries:
-        _, found, inside = entry.path.partition("/site-packages/")
-        if not found:
-            continue
-        *folders, name = inside.split("/")
-        for depth in range(len(folders)):
-            yield ".".join(folders[: depth + 1])
-        if name.endswith((".py", ".so")):
-            yield ".".join([*folders, name.partition(".")[0]])
-
-
-def _owner(wheel: Unpacked) -> str:
-    names = (part for entry in wheel.entries for part in entry.path.split("/"))
-    return next((name.removesuffix(".dist-info") for name in names if name.endswith(".dist-info")), "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +80,23 @@ class DockerEngine:
         """Give an image one more name."""
         with faults(image):
             self.client.images.get(image).tag(repository, tag)
+
+    def held_layers(self, diff_ids: Sequence[str]) -> int:
+        """Say how many of these layers, from the lowest up, lie so on each other in the engine."""
+        with faults("images"):
+            stacks = [
+                (image.attrs.get("RootFS") or {}).get("Layers") or [] for image in self.client.images.list()
+            ]
+        return max((_common(stack, diff_ids) for stack in stacks), default=0)
+
+    def load(self, entries: Iterable[Entry], reference: str) -> None:
+        """Load an image from the files of an archive. Raises BuildError."""
+        with faults(reference):
+            # requests sends what can be iterated in chunks as it comes
+            answer = self.client.api.load_image(tar_stream(entries))  # type: ignore[no-untyped-call]
+            for event in answer:
+                if "error" in event:
+                    raise BuildError(str(event["error"]).strip(), where=reference)
 
     def resolve(self, reference: str, progress: Progress) -> Base:
         """Pin an image that the engine has, or a registry gives, by its digest. Raises BaseError."""
@@ -167,6 +184,12 @@ class DockerEngine:
                 timeout=_SILENCE,
             )
             return _follow(events, reference, progress)
+
+
+def _common(one: Sequence[str], other: Sequence[str]) -> int:
+    """Count with how many equal items both begin."""
+    pairs = zip(one, other, strict=False)
+    return next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 
 
 def _follow(events: Iterator[dict[str, Any]], reference: str, progress: Progress) -> str:

@@ -18,6 +18,8 @@ from tests.imagegen.stocked import StockedProject
 from tests.wheels import make_wheel
 
 NAME = "pytest-sandbox"
+DIRECT = "pytest-direct"
+DOCKER = ("--engine", "docker")
 IMAGE = f"""
 [images.{NAME}]
 base = "debian:bookworm"
@@ -94,10 +96,10 @@ def engine() -> DockerEngine:
 
 
 @pytest.fixture(scope="session")
-def sandbox(
-    tmp_path_factory: pytest.TempPathFactory, cache: Path, real_wheels: dict[str, Path], engine: DockerEngine
-) -> Iterator[Sandbox]:
-    """An image with two small packages, the tools, and nothing else."""
+def stocked_sandbox(
+    tmp_path_factory: pytest.TempPathFactory, cache: Path, real_wheels: dict[str, Path]
+) -> StockedProject:
+    """A project with two small packages, the tools, and nothing else."""
     folder = tmp_path_factory.mktemp("sandbox")
     upstream = folder / "upstream"
     project = StockedProject(folder / "project")
@@ -115,9 +117,26 @@ def sandbox(
     project.share_bases(cache / "bases")
     project.configure(IMAGE)
     write_files(project.folder / "code", CODE)
-    report = project.json("build", NAME)
-    yield Sandbox(project, str(report["reference"]), engine)
+    return project
+
+
+@pytest.fixture(scope="session")
+def sandbox(stocked_sandbox: StockedProject, engine: DockerEngine) -> Iterator[Sandbox]:
+    """An image of it, made by the Docker engine."""
+    stocked_sandbox.configure(IMAGE)
+    report = stocked_sandbox.json("build", NAME, *DOCKER)
+    yield Sandbox(stocked_sandbox, str(report["reference"]), engine)
     remove_images(engine, f"lockstock/{NAME}")
+
+
+@pytest.fixture(scope="session")
+def direct_sandbox(stocked_sandbox: StockedProject, engine: DockerEngine) -> Iterator[Sandbox]:
+    """The same image, assembled without an engine and loaded into this one."""
+    stocked_sandbox.configure(IMAGE.replace(NAME, DIRECT))
+    report = stocked_sandbox.json("build", DIRECT, "--engine", "oci", "--output", "docker")
+    stocked_sandbox.configure(IMAGE)
+    yield Sandbox(stocked_sandbox, str(report["reference"]), engine)
+    remove_images(engine, f"lockstock/{DIRECT}")
 
 
 def write_files(folder: Path, files: dict[str, str]) -> None:

@@ -81,7 +81,8 @@ def test_an_unknown_image(project: StockedProject) -> None:
 def test_a_lock_that_changed_since_is_noted(project: StockedProject) -> None:
     (project.folder / "requirements.txt").write_text("")
 
-    ended = project.imagegen("build", "dev", environment={"DOCKER_HOST": "unix:///nothing"})
+    nowhere = {"DOCKER_HOST": "unix:///nothing"}
+    ended = project.imagegen("build", "dev", "--engine", "docker", environment=nowhere)
 
     assert "requirements.txt has changed since the last `mirror refresh`" in ended.stderr
     assert ended.returncode == 40

@@ -13,7 +13,7 @@ import pytest
 
 from imagegen.context import templates_digest
 from imagegen.engines.docker import DockerEngine
-from tests.imagegen.conftest import NAME, Sandbox, remove_images
+from tests.imagegen.conftest import DOCKER, NAME, Sandbox, remove_images
 from tests.imagegen.stocked import StockedProject
 from tests.wheels import digest, make_sdist, make_wheel
 
@@ -61,7 +61,7 @@ def registry(tmp_path: Path, free_port: int) -> Iterator[str]:
 class TestWithAnEngine:
     def test_unchanged_content_is_found_at_once(self, sandbox: Sandbox) -> None:
         started = time.monotonic()
-        report = sandbox.project.json("build", NAME)
+        report = sandbox.project.json("build", NAME, *DOCKER)
 
         assert report["reference"] == sandbox.reference
         assert report["changed"] is False
@@ -92,10 +92,10 @@ class TestWithAnEngine:
     def test_a_changed_lock_makes_a_new_image_and_keeps_the_old(
         self, other: StockedProject, engine: DockerEngine, tmp_path: Path
     ) -> None:
-        first = other.json("build", OTHER)
+        first = other.json("build", OTHER, *DOCKER)
         other.stock({"app": [make_wheel(tmp_path, "alpha", "2.0")]})
         other.configure(IMAGE.format(base="debian:bookworm"))
-        second = other.json("build", OTHER)
+        second = other.json("build", OTHER, *DOCKER)
 
         assert first["reference"] != second["reference"]
         assert second["changed"] is True
@@ -109,16 +109,16 @@ class TestWithAnEngine:
         other.stock({"app": [source], "app:build": [real_wheels["setuptools"]]})
         other.configure(IMAGE.format(base="debian:bookworm"))
 
-        report = other.json("build", OTHER)
+        report = other.json("build", OTHER, *DOCKER)
 
         assert (report["installed"], report["wheels"]) == (1, 2)
         assert other.json("verify", OTHER)["ok"] is True
 
     def test_a_base_of_the_engine_is_pinned(self, other: StockedProject, sandbox: Sandbox) -> None:
-        base = sandbox.project.json("build", NAME)["base"]["reference"]
+        base = sandbox.project.json("build", NAME, *DOCKER)["base"]["reference"]
         other.configure(IMAGE.format(base=f"docker:{base}"))
 
-        report = other.json("build", OTHER)
+        report = other.json("build", OTHER, *DOCKER)
 
         assert report["base"]["name"] == base
         assert report["base"]["digest"] == sandbox.engine.find(base).id  # type: ignore[union-attr]
@@ -128,13 +128,13 @@ class TestWithAnEngine:
     ) -> None:
         client = sandbox.engine.client
         repository = f"{registry}/pytest-base"
-        base = client.images.get(sandbox.project.json("build", NAME)["base"]["reference"])
+        base = client.images.get(sandbox.project.json("build", NAME, *DOCKER)["base"]["reference"])
         base.tag(repository, "1")
         pushed = list(client.images.push(repository, "1", stream=True, decode=True))
         client.images.remove(f"{repository}:1")
         other.configure(IMAGE.format(base=f"docker:{repository}:1"))
         try:
-            report = other.json("build", OTHER)
+            report = other.json("build", OTHER, *DOCKER)
         finally:
             remove_images(sandbox.engine, repository)
 
@@ -148,7 +148,7 @@ class TestWithAnEngine:
     def test_a_base_that_nobody_has(self, other: StockedProject, registry: str) -> None:
         other.configure(IMAGE.format(base=f"docker:{registry}/none:1"))
 
-        ended = other.imagegen("build", OTHER)
+        ended = other.imagegen("build", OTHER, *DOCKER)
 
         assert ended.returncode == 41
         assert f"docker:{registry}/none:1: the engine cannot have it: " in ended.stderr
@@ -165,7 +165,7 @@ class TestWithAnEngine:
         moved = stock.to_bytes().replace(b'"3.11/', b'"3.12/')
         other.layout.snapshots.switch(other.layout.snapshots.add(type(stock).from_bytes(moved)))
 
-        ended = other.imagegen("build", OTHER)
+        ended = other.imagegen("build", OTHER, *DOCKER)
 
         assert ended.returncode == 45
         assert "has Python 3.11" in ended.stderr
@@ -175,11 +175,11 @@ class TestWithAnEngine:
     def test_a_failed_step_shows_its_last_lines_and_leaves_no_image(
         self, other: StockedProject, engine: DockerEngine, tmp_path: Path
     ) -> None:
-        good = other.json("build", OTHER)
+        good = other.json("build", OTHER, *DOCKER)
         other.stock({"app": [make_sdist(tmp_path, "gamma", "1.0")]})  # and nothing to build it with
         other.configure(IMAGE.format(base="debian:bookworm"))
 
-        ended = other.imagegen("build", OTHER)
+        ended = other.imagegen("build", OTHER, *DOCKER)
 
         assert ended.returncode == 42
         assert "│ " in ended.stderr
@@ -192,23 +192,23 @@ class TestWithAnEngine:
     def test_killed_in_the_middle_and_run_again(
         self, other: StockedProject, engine: DockerEngine, tmp_path: Path
     ) -> None:
-        good = other.json("build", OTHER)
+        good = other.json("build", OTHER, *DOCKER)
         other.stock({"app": [make_wheel(tmp_path, "alpha", "3.0")]})
         other.configure(IMAGE.format(base="debian:bookworm"))
 
-        _kill_when(other.command("build", OTHER), other.folder, "pip install")
+        _kill_when(other.command("build", OTHER, *DOCKER), other.folder, "pip install")
 
         assert engine.find(f"lockstock/{OTHER}:latest") == engine.find(good["reference"])
-        report = other.json("build", OTHER)
+        report = other.json("build", OTHER, *DOCKER)
         assert report["changed"] is True
         assert engine.find(f"lockstock/{OTHER}:latest") == engine.find(report["reference"])
         assert not _build_containers(engine)
 
     def test_a_name_that_went_astray_is_set_again(self, other: StockedProject, engine: DockerEngine) -> None:
-        report = other.json("build", OTHER)
+        report = other.json("build", OTHER, *DOCKER)
         engine.client.images.remove(f"lockstock/{OTHER}:latest")
 
-        assert other.json("build", OTHER)["changed"] is False
+        assert other.json("build", OTHER, *DOCKER)["changed"] is False
         assert engine.find(f"lockstock/{OTHER}:latest") == engine.find(report["reference"])
 
 
@@ -222,8 +222,9 @@ class TestBadInput:
 
     def test_no_engine(self, project: StockedProject, tmp_path: Path) -> None:
         for command in ("build", "verify"):
+            engine = DOCKER if command == "build" else ()
             ended = project.imagegen(
-                command, OTHER, environment={"DOCKER_HOST": f"unix://{tmp_path}/nothing.sock"}
+                command, OTHER, *engine, environment={"DOCKER_HOST": f"unix://{tmp_path}/nothing.sock"}
             )
 
             assert ended.returncode == 40

@@ -10,6 +10,14 @@ from tests.imagegen.conftest import Sandbox
 
 pytestmark = [pytest.mark.docker, pytest.mark.network, pytest.mark.root]
 
+
+@pytest.fixture(scope="module", params=["sandbox", "direct_sandbox"])
+def image(request: pytest.FixtureRequest) -> Sandbox:
+    """The image of the Docker engine, then that of the direct engine."""
+    made: Sandbox = request.getfixturevalue(request.param)
+    return made
+
+
 PROJECT = """
 mkdir code && cd code && printf 'import alpha\\n' > mine.py && cat > pyproject.toml <<END
 [build-system]
@@ -47,8 +55,8 @@ WORKS = {
 
 
 @pytest.mark.parametrize("script", WORKS.values(), ids=WORKS.keys())
-def test_works_without_a_network(sandbox: Sandbox, script: str) -> None:
-    code, output = sandbox.run(f"set -e\n{script}")
+def test_works_without_a_network(image: Sandbox, script: str) -> None:
+    code, output = image.run(f"set -e\n{script}")
 
     assert code == 0, output
 
@@ -84,9 +92,9 @@ FAILS = {
 
 @pytest.mark.parametrize(("script", "request_", "stocked"), FAILS.values(), ids=FAILS.keys())
 def test_says_in_one_line_what_is_not_stocked_and_how_to_ask(
-    sandbox: Sandbox, script: str, request_: str, stocked: str | None
+    image: Sandbox, script: str, request_: str, stocked: str | None
 ) -> None:
-    code, output = sandbox.run(script)
+    code, output = image.run(script)
 
     said = [line for line in output.splitlines() if "this sandbox is offline" in line]
     versions = f" (stocked: {stocked})" if stocked else ""
@@ -94,40 +102,40 @@ def test_says_in_one_line_what_is_not_stocked_and_how_to_ask(
     assert len(said) == 1, output
     assert re.match("(ERROR|error): ", said[0])
     assert f"offline and {request_} is not stocked{versions}; to get it, " in said[0]
-    assert said[0].endswith("mirror refresh && imagegen build pytest-sandbox")
+    assert said[0].endswith(
+        f"mirror refresh && imagegen build {image.reference.partition(':')[0].removeprefix('lockstock/')}"
+    )
     assert "from versions" not in output
 
 
 @pytest.mark.parametrize("command", ["pip install nosuch", "uv pip install nosuch"])
-def test_fails_at_once(sandbox: Sandbox, command: str) -> None:
-    _, output = sandbox.run(f"time -p {command}")
+def test_fails_at_once(image: Sandbox, command: str) -> None:
+    _, output = image.run(f"time -p {command}")
 
     assert float(re.search(r"^real ([\d.]+)$", output, re.MULTILINE)[1]) < 2  # type: ignore[index]
 
 
-def test_pip_says_nothing_else(sandbox: Sandbox) -> None:
-    _, output = sandbox.run("pip install nosuch")
+def test_pip_says_nothing_else(image: Sandbox) -> None:
+    _, output = image.run("pip install nosuch")
 
     assert len(output.splitlines()) == 1, output
 
 
-def test_other_failures_of_uv_stay_its_own(sandbox: Sandbox) -> None:
-    code, output = sandbox.run("uv pip install --no-such-option x; uv --version; exit $?")
+def test_other_failures_of_uv_stay_its_own(image: Sandbox) -> None:
+    code, output = image.run("uv pip install --no-such-option x; uv --version; exit $?")
 
     assert code == 0
     assert "offline" not in output
     assert re.search(r"^uv \d", output, re.MULTILINE)
 
 
-def test_uv_keeps_its_exit_code(sandbox: Sandbox) -> None:
-    assert sandbox.run("uv pip install nosuch")[0] == 1
-    assert sandbox.run("uv pip --no-such-option")[0] == 2
-    assert sandbox.run("uv pip list")[0] == 0
+def test_uv_keeps_its_exit_code(image: Sandbox) -> None:
+    assert image.run("uv pip install nosuch")[0] == 1
+    assert image.run("uv pip --no-such-option")[0] == 2
+    assert image.run("uv pip list")[0] == 0
 
 
-def test_any_other_python_starts_undisturbed(sandbox: Sandbox) -> None:
-    code, output = sandbox.run(
-        "python3 -c 'import lockstock_offline, sys; print(\"logging\" in sys.modules)'"
-    )
+def test_any_other_python_starts_undisturbed(image: Sandbox) -> None:
+    code, output = image.run("python3 -c 'import lockstock_offline, sys; print(\"logging\" in sys.modules)'")
 
     assert (code, output.split()) == (0, ["False"])

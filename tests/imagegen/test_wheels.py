@@ -17,7 +17,7 @@ import pytest
 
 from imagegen.archive import Entry
 from imagegen.errors import WheelError
-from imagegen.wheels import Unpacked, Venv, check_scripts, program_entries, unpack
+from imagegen.wheels import Venv, program_entries, unpack
 from lockfiles.target import Target
 from tests.wheels import make_wheel
 
@@ -225,25 +225,6 @@ class TestHostile:
 
         with pytest.raises(WheelError, match="not a valid wheel"):
             unpacked(wheel)
-
-
-class TestScripts:
-    def test_a_missing_module_is_refused(self, tmp_path: Path) -> None:
-        wheel = make_wheel(tmp_path, "alpha", "1.0", scripts={"go": "nosuch.module:main"})
-
-        with pytest.raises(WheelError, match=r"'go' calls nosuch.module") as raised:
-            check_scripts([_unpack(wheel)], ["sys"])
-        assert raised.value.where == "alpha-1.0"
-
-    def test_a_module_of_another_package_or_of_python_will_do(self, tmp_path: Path) -> None:
-        alpha = make_wheel(tmp_path, "alpha", "1.0", scripts={"go": "beta:main", "x": "asyncio:run"})
-        beta = make_wheel(tmp_path, "beta", "1.0")
-
-        check_scripts([_unpack(alpha), _unpack(beta)], ["asyncio"])
-
-
-def _unpack(wheel: Path) -> Unpacked:
-    return unpack(wheel, wheel.name, VENV, TARGET)
 
 
 def test_programs_of_a_wheel(tmp_path: Path) -> None:

@@ -1,0 +1,149 @@
+"""From an image's name to the image without an engine: plan, layers, and where the image is to go."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from imagegen import build as building
+from imagegen.build import LATEST, Built, Draft
+from imagegen.engines.docker import BuiltImage, DockerEngine, Facts
+from imagegen.engines.oci import DirectEngine, check_supported
+from imagegen.errors import EngineUnavailableError, UnsupportedError
+from imagegen.export import archive_entries, write_archive, write_layout
+from imagegen.live import Progress
+from imagegen.oci import Image
+from imagegen.rootfs import RootFs, read_rootfs
+from imagegen.spec import DebianBase, ImageSpec
+from mirror.config import Config
+from mirror.console import human_size, say
+from mirror.layout import Layout
+
+DOCKER = "docker"
+_KINDS = ("oci", "tar")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """Where an image goes: the Docker engine, an image layout (`oci`) or a file (`tar`)."""
+
+    kind: str
+    path: Path | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Output:
+        """Read docker, oci:DIR or tar:FILE. Raises ValueError."""
+        kind, _, path = text.partition(":")
+        if text == DOCKER:
+            return cls(kind=DOCKER)
+        if kind in _KINDS and path:
+            return cls(kind=kind, path=Path(path))
+        raise ValueError(f"{text!r} is none of docker, oci:DIR and tar:FILE")
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.path}" if self.path else self.kind
+
+
+def build(config: Config, spec: ImageSpec, output: Output | None, progress: Progress) -> Built:
+    """Build an image from the mirror alone, or find that it stands, and bring it to its place.
+
+    Without an output it is loaded into the Docker engine if one answers, and stays in the mirror's
+    own image layout in any case. Raises UnsupportedError where a plan needs a container.
+    """
+    started = time.monotonic()
+    if not isinstance(spec.base, DebianBase):
+        raise UnsupportedError(
+            f"the direct engine builds on debian: bases only, not on {spec.base}", where=spec.name
+        )
+    draft = building.make_draft(config, spec, None, progress)
+    check_supported(draft.plan)
+    engine = direct_engine(config)
+    image = engine.layout.find(draft.plan.reference)
+    fresh = image is None
+    if image is None:
+        image = _assemble(engine, draft, progress)
+    place, size = _deliver(engine, draft, image, output, progress)
+    return Built(
+        plan=draft.plan,
+        image=BuiltImage(id=image.id, size=size),
+        fresh=fresh,
+        seconds=time.monotonic() - started,
+        digest=image.digest,
+        place=place,
+    )
+
+
+def direct_engine(config: Config) -> DirectEngine:
+    """Give the engine that works in the folder of a mirror."""
+    return DirectEngine(config.root, Layout(config.root).store.path)
+
+
+def _assemble(engine: DirectEngine, draft: Draft, progress: Progress) -> Image:
+    assert draft.tarball is not None  # noqa: S101 - for the type checker: debian: bases have one
+    root = read_rootfs(draft.tarball)
+    building.check_base(_facts(root), draft.plan.base, draft.target)
+    return engine.build(draft.plan, draft.target, draft.tarball, root, progress)
+
+
+def _facts(root: RootFs) -> Facts:
+    minor = root.python.rpartition(".")[0]
+    return Facts(
+        python=root.python,
+        arch=root.arch,
+        libc="glibc",
+        libc_version=root.libc_version,
+        git="git" in root.packages,
+        venv=f"python{minor}-venv" in root.packages,
+        ca="ca-certificates" in root.packages,
+    )
+
+
+def _deliver(
+    engine: DirectEngine, draft: Draft, image: Image, output: Output | None, progress: Progress
+) -> tuple[str, int]:
+    """Bring the image to its place; give that and the image's size there, in bytes."""
+    plan = draft.plan
+    names = (plan.reference, f"{plan.repository}:{LATEST}")
+    if output and output.path:
+        write = write_archive if output.kind == "tar" else write_layout
+        write(image, engine.layout, names, output.path)
+        return str(output), image.size
+    try:
+        docker = DockerEngine()
+    except EngineUnavailableError:
+        if output:
+            raise
+        return f"oci:{engine.layout.root}", image.size
+    return DOCKER, _load(docker, engine, image, names, progress)
+
+
+def _load(
+    docker: DockerEngine, engine: DirectEngine, image: Image, names: tuple[str, ...], progress: Progress
+) -> int:
+    held = [docker.find(name) for name in names]
+    if any(one is None or one.id != image.id for one in held):
+        there = docker.held_layers([layer.diff_id for layer in image.layers])
+        size = sum(layer.size for layer in image.layers[there:])
+        progress.step(f"loading {human_size(size)} into the Docker engine")
+        docker.load(archive_entries(image, engine.layout, names, held=there), names[0])
+    loaded = docker.find(names[0])
+    return loaded.size if loaded else image.size
+
+
+def build_with(
+    config: Config, spec: ImageSpec, engine: str, output: Output | None, progress: Progress
+) -> Built:
+    """Build with the engine `oci`, `docker`, or `auto`: whichever can.
+
+    `auto` is the direct engine, and the Docker engine for what that cannot do.
+    """
+    if engine == DOCKER:
+        return building.build(config, spec, DockerEngine(), progress)
+    try:
+        return build(config, spec, output, progress)
+    except UnsupportedError as error:
+        if engine != "auto" or (output and output.kind != DOCKER):
+            raise
+        say(f"note: {error}; building with the Docker engine")
+    return building.build(config, spec, DockerEngine(), progress)

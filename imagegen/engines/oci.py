@@ -1,0 +1,201 @@
+"""The direct engine: an image's layers straight from the mirror's wheels, without a daemon or root."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from packaging.utils import canonicalize_name
+
+from imagegen.archive import Entry, tar
+from imagegen.claims import Claims, check_together
+from imagegen.environment import owner, settings_entries, venv_entries
+from imagegen.errors import NotStockedError, UnsupportedError
+from imagegen.layerplan import Group, group
+from imagegen.layers import Content, Layer, Layers
+from imagegen.live import Progress
+from imagegen.oci import EPOCH, Image, ImageLayout, make_image
+from imagegen.plan import HOME, ImagePlan
+from imagegen.rootfs import SEEDS, RootFs
+from imagegen.wheels import Venv, program_entries, unpack
+from lockfiles.target import Target
+from mirror.snapshot import Stocked
+from mirror.store import disk_errors
+
+_STOCK = f"{HOME.lstrip('/')}/wheels"
+_TOOLS = f"{HOME.lstrip('/')}/tools/bin"
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """A layer and what the wheels in it claim."""
+
+    layer: Layer
+    claims: tuple[Claims, ...]
+
+
+class DirectEngine:
+    """Assembles images in the folder of a mirror; `stored` says where a file with a sha256 lies."""
+
+    def __init__(self, root: Path, stored: Callable[[str], Path]) -> None:
+        self._root = root
+        self._stored = stored
+        self._layers = Layers(root)
+        self.layout = ImageLayout(root / "oci")
+
+    def build(
+        self, plan: ImagePlan, target: Target, tarball: Path, root: RootFs, progress: Progress
+    ) -> Image:
+        """Make the image of a plan on the base in `tarball`, and add it to the mirror's layout.
+
+        Raises WheelError, CollisionError, LayerBudgetError, UnsupportedError and NotStockedError.
+        """
+        check_supported(plan)
+        venv = Venv(root=f"{HOME}/venv", python=target.minor)
+        groups = group(plan.stock, plan.layers, plan.name)
+        work = _Work(plan=plan, target=target, venv=venv, root=root, stored=self._stored)
+        with self._alone():
+            progress.step(f"assembling {plan.reference} from {plan.base.name}")
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                # The longest first, so that no core waits for it at the end.
+                base = pool.submit(self._base, plan, tarball)
+                venv_layer = pool.submit(self._venv, work)
+                packages = list(pool.map(lambda files: self._group(work, files), groups))
+            check_together(claim for made in (venv_layer.result(), *packages) for claim in made.claims)
+            settings = self._settings(work)
+            layers = [base.result(), venv_layer.result().layer, *(made.layer for made in packages), settings]
+            image = make_image(plan, layers, target.oci_platform.partition("/")[2])
+            self.layout.add(image, [plan.reference])
+        return image
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the layers, so that two runs do not write one list of images, and sweep leftovers."""
+        folder = self._layers.blobs
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            with (self._root / "oci" / ".lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                for leftover in folder.glob("*.tmp"):
+                    leftover.unlink(missing_ok=True)
+                yield
+
+    def _base(self, plan: ImagePlan, tarball: Path) -> Layer:
+        return self._layers.get(
+            ["base", plan.base.digest], plan.base.name, lambda: Content(tar=_chunks(tarball), facts={})
+        )[0]
+
+    def _venv(self, work: _Work) -> Made:
+        names = {canonicalize_name(file.name) for file in work.plan.install}
+        seeds = [name for name in work.root.wheels() if _seeded(name, work.venv.python, names)]
+        recipe = ["venv", work.plan.base.digest, work.venv.root, work.venv.python, seeds]
+        return _made(self._layers.get(recipe, "the empty environment", lambda: _venv_content(work, seeds)))
+
+    def _group(self, work: _Work, files: Group) -> Made:
+        recipe = ["wheels", work.venv.root, work.venv.python, work.plan.user, [work.recipe(f) for f in files]]
+        comment = ", ".join(f"{file.name} {file.version}" for file in files)
+        return _made(self._layers.get(recipe, comment, lambda: _group_content(work, files)))
+
+    def _settings(self, work: _Work) -> Layer:
+        entries = list(settings_entries(work.plan, work.root, work.venv.python))
+        stream = b"".join(work.tar(entries))
+        recipe = ["settings", hashlib.sha256(stream).hexdigest()]
+        return self._layers.get(recipe, "settings", lambda: Content(tar=[stream], facts={}))[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Work:
+    """What the layers of one image are made with."""
+
+    plan: ImagePlan
+    target: Target
+    venv: Venv
+    root: RootFs
+    stored: Callable[[str], Path]
+
+    def tar(self, entries: Iterable[Entry]) -> Iterator[bytes]:
+        return tar(entries, lambda path: owner(self.plan.user, path), time=EPOCH)
+
+    def recipe(self, file: Stocked) -> list[object]:
+        return [file.filename, file.sha256, file in self.plan.install, file == self.plan.uv]
+
+    def path(self, file: Stocked) -> Path:
+        path = self.stored(file.sha256)
+        if not path.is_file() or path.stat().st_size != file.size:
+            raise NotStockedError(
+                "the mirror's store does not hold this file, or not whole",
+                where=file.filename,
+                hint="run `mirror refresh`",
+            )
+        return path
+
+
+def check_supported(plan: ImagePlan) -> None:
+    """Raise UnsupportedError where a plan needs more than unpacking."""
+    for file in plan.install:
+        if not file.filename.endswith(".whl"):
+            raise UnsupportedError(
+                "it has to be built from source, and the direct engine only unpacks wheels",
+                where=file.filename,
+            )
+
+
+def _venv_content(work: _Work, seeds: Sequence[str]) -> Content:
+    entries = list(venv_entries(work.root, work.venv))
+    claims = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in seeds:
+            path = Path(folder, name)
+            path.write_bytes(work.root.files[f"{SEEDS}/{name}"].content)
+            unpacked = unpack(path, name, work.venv, work.target)
+            claims.append(Claims.of(name, unpacked))
+            entries += unpacked.entries
+    return _content(work, entries, claims)
+
+
+def _group_content(work: _Work, files: Group) -> Content:
+    entries: list[Entry] = []
+    claims = []
+    for file in files:
+        path = work.path(file)
+        entries.append(Entry(path=f"{_STOCK}/{file.filename}", content=path))
+        if file in work.plan.install:
+            unpacked = unpack(path, file.filename, work.venv, work.target)
+            claims.append(Claims.of(file.filename, unpacked))
+            entries += unpacked.entries
+        if file == work.plan.uv:
+            entries += program_entries(path, file.filename, _TOOLS, "uv")
+    return _content(work, entries, claims)
+
+
+def _content(work: _Work, entries: Iterable[Entry], claims: Sequence[Claims]) -> Content:
+    check_together(claims, scripts=False)
+    unique = {entry.path: entry for entry in entries}
+    return Content(tar=work.tar(unique.values()), facts={"claims": [claim.plain() for claim in claims]})
+
+
+def _made(found: tuple[Layer, Mapping[str, Any]]) -> Made:
+    layer, facts = found
+    return Made(layer=layer, claims=tuple(Claims.from_plain(plain) for plain in facts["claims"]))
+
+
+def _seeded(filename: str, python: str, replaced: Collection[str]) -> bool:
+    """Say whether `venv` of this Python installs the wheel, and nothing takes its place."""
+    name = canonicalize_name(filename.partition("-")[0])
+    usual = ("pip",) if int(python.partition(".")[2]) >= 12 else ("pip", "setuptools")
+    return name in usual and name not in replaced
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            yield chunk

@@ -1,0 +1,93 @@
+"""Images on their way out of the mirror: as an image layout, or as one file that every engine loads."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from imagegen.archive import Entry, tar_stream
+from imagegen.errors import BuildError
+from imagegen.oci import LAYOUT_FILE, Image, ImageLayout, digest_of, named_index
+from mirror.store import disk_errors, sync_folder
+
+_BLOBS = "blobs/sha256"
+
+
+def archive_entries(
+    image: Image, layout: ImageLayout, names: Sequence[str], *, held: int = 0
+) -> Iterator[Entry]:
+    """Give the files of an OCI image layout that is a `docker save` archive as well.
+
+    The lowest `held` layers are left out, for an engine that has them.
+    """
+    yield Entry(path="oci-layout", content=LAYOUT_FILE)
+    yield Entry(path="index.json", content=named_index(image, names))
+    yield Entry(path="manifest.json", content=_docker_manifest(image, names))
+    for data in (image.config, image.manifest):
+        yield Entry(path=_path(digest_of(data)), content=data)
+    for digest in sorted({layer.digest for layer in image.layers[held:]}):
+        yield Entry(path=_path(digest), content=layout.blob(digest))
+
+
+def write_archive(image: Image, layout: ImageLayout, names: Sequence[str], file: Path) -> None:
+    """Write the image as one tar file, in the place of an earlier one. Raises DiskFullError."""
+    with disk_errors(file.parent):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=file.parent, prefix=".", suffix=".tmp", delete=False) as fresh:
+            try:
+                for chunk in tar_stream(archive_entries(image, layout, names)):
+                    fresh.write(chunk)
+                fresh.flush()
+                os.fsync(fresh.fileno())
+                Path(fresh.name).chmod(0o644)
+                Path(fresh.name).rename(file)
+            finally:
+                Path(fresh.name).unlink(missing_ok=True)
+        sync_folder(file.parent)
+
+
+def write_layout(image: Image, layout: ImageLayout, names: Sequence[str], folder: Path) -> None:
+    """Put the image into an OCI image layout, a new one or one that is there; blobs come first.
+
+    Raises BuildError where the folder is something else, and DiskFullError.
+    """
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not _is_layout(folder))):
+        raise BuildError(
+            "it is there and is no OCI image layout", where=str(folder), hint="name a new folder after oci:"
+        )
+    target = ImageLayout(folder)
+    with disk_errors(folder):
+        target.blobs.mkdir(parents=True, exist_ok=True)
+        for layer in image.layers:
+            _place(layout.blob(layer.digest), target.blob(layer.digest))
+        target.add(image, names)
+
+
+def _place(source: Path, target: Path) -> None:
+    if target.exists() and target.stat().st_size == source.stat().st_size:
+        return
+    fresh = target.with_name(f".{target.name}.tmp")
+    fresh.unlink(missing_ok=True)
+    try:
+        os.link(source, fresh)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, fresh)
+    fresh.rename(target)
+
+
+def _is_layout(folder: Path) -> bool:
+    return (folder / "oci-layout").is_file()
+
+
+def _docker_manifest(image: Image, names: Sequence[str]) -> bytes:
+    layers = [_path(layer.digest) for layer in image.layers]
+    content = [{"Config": _path(image.id), "RepoTags": list(names), "Layers": layers}]
+    return json.dumps(content, sort_keys=True).encode()
+
+
+def _path(digest: str) -> str:
+    return f"{_BLOBS}/{digest.removeprefix('sha256:')}"

@@ -1,0 +1,143 @@
+"""Layers: deterministic tar streams, compressed, kept by their digest and found again by what made them.
+
+MIRROR/oci/blobs holds the layers, MIRROR/layers what is known of each. The key of a layer stands for
+its content and for how it is written, never for an image; so images share what they have in common.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from isal import isal_zlib
+
+from mirror.store import disk_errors, sync_folder, write_atomically
+
+# Part of every key: raise it when the same input gives other bytes.
+LAYOUT = 1
+MEDIA_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
+# Of ISA-L's levels the one after which more time hardly gives smaller layers.
+_LEVEL = 2
+_GZIP = 31
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """A compressed layer: its digest and size in bytes, and the digest of the tar in it (`diff_id`)."""
+
+    digest: str
+    diff_id: str
+    size: int
+    comment: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Content:
+    """A tar to be written, and facts about it that are kept beside the layer."""
+
+    tar: Iterable[bytes]
+    facts: Mapping[str, Any]
+
+
+class Layers:
+    """The layers of one mirror."""
+
+    def __init__(self, root: Path) -> None:
+        self.blobs = root / "oci" / "blobs" / "sha256"
+        self._known = root / "layers"
+
+    def get(
+        self, recipe: object, comment: str, make: Callable[[], Content]
+    ) -> tuple[Layer, Mapping[str, Any]]:
+        """Give the layer that this recipe (plain data) stands for, and its facts; make it if need be.
+
+        A run that is killed leaves no layer behind that is not whole. Raises DiskFullError.
+        """
+        key = hashlib.sha256(json.dumps([LAYOUT, _LEVEL, recipe], sort_keys=True).encode()).hexdigest()
+        record = self._known / f"{key}.json"
+        found = self._recorded(record)
+        if found:
+            return found
+        content = make()
+        layer = self._write(content.tar, comment)
+        known = json.dumps({"layer": asdict(layer), "facts": content.facts}, sort_keys=True)
+        write_atomically(record, known.encode())
+        return layer, json.loads(known)["facts"]
+
+    def path(self, digest: str) -> Path:
+        """Say where the blob with this digest lies or would lie."""
+        return self.blobs / digest.removeprefix("sha256:")
+
+    def _recorded(self, record: Path) -> tuple[Layer, Mapping[str, Any]] | None:
+        try:
+            known = json.loads(record.read_bytes())
+            layer = Layer(**known["layer"])
+            if self.path(layer.digest).stat().st_size == layer.size:
+                return layer, known["facts"]
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None
+        return None
+
+    def _write(self, tar: Iterable[bytes], comment: str) -> Layer:
+        with disk_errors(self.blobs):
+            self.blobs.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=self.blobs, suffix=".tmp", delete=False) as file:
+                try:
+                    sink = _Gzip(file.write)
+                    for piece in tar:
+                        sink.write(piece)
+                    layer = sink.close(comment)
+                    file.flush()
+                    Path(file.name).chmod(0o444)
+                    Path(file.name).rename(self.path(layer.digest))
+                finally:
+                    Path(file.name).unlink(missing_ok=True)
+            sync_folder(self.blobs)
+        return layer
+
+
+class _Gzip:
+    """Compresses in large pieces, which other threads may run beside, and hashes both sides."""
+
+    def __init__(self, write: Callable[[bytes], object]) -> None:
+        self._out = write
+        self._compressor = isal_zlib.compressobj(_LEVEL, isal_zlib.DEFLATED, _GZIP)
+        self._outer, self._inner = hashlib.sha256(), hashlib.sha256()
+        self._size = 0
+        self._waiting: list[bytes] = []
+        self._held = 0
+
+    def write(self, piece: bytes) -> None:
+        """Take the next bytes of the tar."""
+        self._waiting.append(piece)
+        self._held += len(piece)
+        if self._held >= _CHUNK:
+            self._drain()
+
+    def close(self, comment: str) -> Layer:
+        """Write the end, and say what was written."""
+        self._drain()
+        self._emit(self._compressor.flush())
+        return Layer(
+            digest=f"sha256:{self._outer.hexdigest()}",
+            diff_id=f"sha256:{self._inner.hexdigest()}",
+            size=self._size,
+            comment=comment,
+        )
+
+    def _drain(self) -> None:
+        data = b"".join(self._waiting)
+        self._waiting, self._held = [], 0
+        self._inner.update(data)
+        self._emit(self._compressor.compress(data))
+
+    def _emit(self, data: bytes) -> None:
+        self._outer.update(data)
+        self._size += len(data)
+        self._out(data)

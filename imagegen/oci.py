@@ -1,0 +1,161 @@
+"""OCI image specification 1.1: configuration, manifest and image layout as bytes that never vary."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from imagegen.layers import MEDIA_TYPE, Layer
+from imagegen.plan import HOME, WORKSPACE, ImagePlan
+from mirror.store import write_atomically
+
+CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
+MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
+REFERENCE = "org.opencontainers.image.ref.name"
+# The first moment that zip files can tell, for everything: no clock goes into an image.
+EPOCH = 315532800
+CREATED = "1980-01-01T00:00:00Z"
+LAYOUT_FILE = b'{"imageLayoutVersion":"1.0.0"}'
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """A manifest and what it points at; `size` is that of all its compressed layers."""
+
+    manifest: bytes
+    config: bytes
+    layers: tuple[Layer, ...]
+
+    @property
+    def digest(self) -> str:
+        """The digest of the manifest, by which registries know the image."""
+        return digest_of(self.manifest)
+
+    @property
+    def id(self) -> str:
+        """The digest of the configuration, by which the Docker engine knows the image."""
+        return digest_of(self.config)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all compressed layers."""
+        return sum(layer.size for layer in self.layers)
+
+
+def make_image(plan: ImagePlan, layers: Sequence[Layer], architecture: str) -> Image:
+    """Make the image of these layers, from the lowest up; `architecture` is in OCI's words."""
+    config = _json(_config(plan, layers, architecture))
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST_TYPE,
+        "config": {"mediaType": CONFIG_TYPE, "digest": digest_of(config), "size": len(config)},
+        "layers": [_descriptor(layer) for layer in layers],
+        "annotations": dict(plan.labels),
+    }
+    return Image(manifest=_json(manifest), config=config, layers=tuple(layers))
+
+
+def digest_of(data: bytes) -> str:
+    """Give the digest of a blob as OCI writes it."""
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+class ImageLayout:
+    """A folder in the form of the OCI image layout specification."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.blobs = root / "blobs" / "sha256"
+
+    def blob(self, digest: str) -> Path:
+        """Say where the blob with this digest lies or would lie."""
+        return self.blobs / digest.removeprefix("sha256:")
+
+    def add(self, image: Image, names: Iterable[str]) -> None:
+        """Add an image, whose layers are there, under names; it is listed when it is whole."""
+        for data in (image.config, image.manifest):
+            write_atomically(self.blob(digest_of(data)), data)
+        write_atomically(self.root / "oci-layout", LAYOUT_FILE)
+        fresh = {name: _entry(image, name) for name in names}
+        write_atomically(self.root / "index.json", index((self._listed() | fresh).values()))
+
+    def find(self, name: str) -> Image | None:
+        """Give the image of that name, if it and its layers are there."""
+        entry = self._listed().get(name)
+        if entry is None:
+            return None
+        try:
+            return self._read(str(entry["digest"]))
+        except (OSError, ValueError, KeyError):
+            return None
+
+    def _read(self, digest: str) -> Image | None:
+        manifest = self.blob(digest).read_bytes()
+        content = json.loads(manifest)
+        config = self.blob(content["config"]["digest"]).read_bytes()
+        pairs = zip(content["layers"], json.loads(config)["rootfs"]["diff_ids"], strict=True)
+        layers = tuple(Layer(digest=d["digest"], diff_id=diff_id, size=d["size"]) for d, diff_id in pairs)
+        whole = all(self.blob(layer.digest).stat().st_size == layer.size for layer in layers)
+        return Image(manifest=manifest, config=config, layers=layers) if whole else None
+
+    def _listed(self) -> dict[str, dict[str, Any]]:
+        try:
+            entries = json.loads((self.root / "index.json").read_bytes())["manifests"]
+            return {entry["annotations"][REFERENCE]: entry for entry in entries}
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return {}
+
+
+def index(entries: Iterable[Mapping[str, Any]]) -> bytes:
+    """Give an index of these descriptors, sorted by name."""
+    ordered = sorted(entries, key=lambda entry: str(entry.get("annotations", {}).get(REFERENCE, "")))
+    return _json({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": ordered})
+
+
+def _entry(image: Image, name: str) -> dict[str, Any]:
+    return {
+        "mediaType": MANIFEST_TYPE,
+        "digest": image.digest,
+        "size": len(image.manifest),
+        "annotations": {REFERENCE: name},
+    }
+
+
+def named_index(image: Image, names: Iterable[str]) -> bytes:
+    """Give the index of a layout that holds one image under these names."""
+    return index([_entry(image, name) for name in names])
+
+
+def _config(plan: ImagePlan, layers: Sequence[Layer], architecture: str) -> dict[str, Any]:
+    venv = f"{HOME}/venv"
+    variables = {"PATH": f"{venv}/bin:{_PATH}", "LANG": "C.UTF-8", "VIRTUAL_ENV": venv, **plan.env}
+    return {
+        "created": CREATED,
+        "architecture": architecture,
+        "os": "linux",
+        "config": {
+            "User": plan.user,
+            "Env": [f"{name}={value}" for name, value in variables.items()],
+            "Cmd": [plan.shell],
+            "WorkingDir": WORKSPACE,
+            "Labels": {**plan.labels, "org.opencontainers.image.version": plan.version},
+        },
+        "rootfs": {"type": "layers", "diff_ids": [layer.diff_id for layer in layers]},
+        "history": [
+            {"created": CREATED, "created_by": "imagegen", "comment": layer.comment} for layer in layers
+        ],
+    }
+
+
+def _descriptor(layer: Layer) -> dict[str, Any]:
+    return {"mediaType": MEDIA_TYPE, "digest": layer.digest, "size": layer.size}
+
+
+def _json(content: object) -> bytes:
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
