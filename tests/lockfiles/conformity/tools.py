@@ -15,6 +15,7 @@ from urllib.parse import unquote
 from packaging.utils import canonicalize_name
 
 from lockfiles.target import Target
+from tests.wheels import make_wheel
 
 UV = Path(sys.executable).with_name("uv")
 REQUIREMENTS = {
@@ -69,14 +70,16 @@ class Tools:
         return self._applied[lines, target]
 
     def _ask_uv(self, requirements: str, target: Target, cwd: Path) -> Pins:
+        """Let uv decide on markers alone: whatever is pinned is there, as an empty wheel."""
+        for match in filter(None, map(_PIN.match, requirements.splitlines())):
+            if match[2]:
+                make_wheel(cwd / "empty", match[1], match[2], files={})
         arguments = [
             str(UV), "pip", "compile", "-q", "--no-deps", "--no-header", "--no-annotate",
+            "--no-index", "--find-links", "empty",
             "--python-version", target.python, "--python-platform", uv_platform(target), "-",
         ]  # fmt: skip
-        try:  # what uv has seen before it need not ask for again
-            return pins(self._run([*arguments, "--offline"], cwd, requirements))
-        except AssertionError:
-            return pins(self._run(arguments, cwd, requirements))
+        return pins(self._run(arguments, cwd, requirements))
 
     def files(self, wanted: Iterable[tuple[str, str]], target: Target, cwd: Path) -> Mapping[Pin, str]:
         """Let pip say which wheel it takes on a target, whose platform tags it is told."""
