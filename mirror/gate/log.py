@@ -58,8 +58,11 @@ class Log:
         try:
             torn = self._recover()
             self._offset = self._clock() - self._steady()
-            if torn:
-                self.append({"event": "recovered", "torn_bytes": torn})
+            if not self.note:
+                self.checkpoint()  # from now on a log without checkpoints is one that was tampered with
+            if torn or self._tree.size > self._sealed:
+                unsealed = self._tree.size - self._sealed
+                self.append({"event": "recovered", "torn_bytes": torn, "unsealed": unsealed})
         except BaseException:
             os.close(self._file)
             raise
@@ -138,9 +141,10 @@ class Log:
         auditor = Auditor(str(self.path), [checkpoint.size] if checkpoint else [])
         last: dict[str, Any] = {}
         torn = read_lines(self.path, lambda line: last.update(auditor.add(line)))
-        if checkpoint and auditor.roots.get(checkpoint.size) != checkpoint.root:
+        sound = checkpoint and auditor.roots.get(checkpoint.size) == checkpoint.root
+        if (auditor.size or checkpoint) and not sound:
             raise LogError(
-                "the log is not what was signed; nothing is added to it",
+                "the log is not what was signed, so nothing is added to it",
                 where=str(self.path),
                 hint="`mirror audit verify` says more; move it away to begin a new one",
             )

@@ -44,7 +44,7 @@ def test_a_log_verifies_and_says_what_it_holds(path: Path) -> None:
     note = write(path, 10)
     seen: list[dict[str, object]] = []
     verified = verify(path, SIGNER.verifier, anchor=note, each=seen.append)
-    assert (verified.records, verified.checkpoints, verified.unsealed, verified.torn) == (10, 3, 0, 0)
+    assert (verified.records, verified.checkpoints, verified.unsealed, verified.torn) == (10, 4, 0, 0)
     assert verified.after_anchor == 0
     assert verified.note == note
     assert [record["seq"] for record in seen] == list(range(10))
@@ -77,7 +77,7 @@ def test_each_checkpoint_is_handed_on(path: Path) -> None:
     for _ in range(5):
         log.append({"event": "x"})
     log.close()
-    assert [Checkpoint.parse(SIGNER.verifier.open(note)).size for note in notes] == [2, 4, 5]
+    assert [Checkpoint.parse(SIGNER.verifier.open(note)).size for note in notes] == [0, 2, 4, 5]
 
 
 def edit(path: Path) -> None:
@@ -112,11 +112,17 @@ def truncate(path: Path) -> None:
     path.write_bytes(b"".join(lines(path)[:-1]))
 
 
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
 def garbage(path: Path) -> None:
     path.write_bytes(b"".join([*lines(path)[:3], b"\x00garbage\n", *lines(path)[4:]]))
 
 
-@pytest.mark.parametrize("change", [edit, delete, delete_and_renumber, insert, swap, truncate, garbage])
+@pytest.mark.parametrize(
+    "change", [edit, delete, delete_and_renumber, insert, swap, truncate, empty, garbage]
+)
 def test_changes_are_seen_without_an_anchor(path: Path, change) -> None:  # type: ignore[no-untyped-def]  # a table of functions
     write(path, 10)
     change(path)
@@ -159,7 +165,7 @@ def test_two_checkpoints_of_one_size_that_differ_are_a_fork(path: Path, tmp_path
     write(path, 4)
     write(tmp_path / "other.jsonl", 4)
     with notes_path(path).open("a") as notes:
-        notes.write(notes_path(tmp_path / "other.jsonl").read_text())
+        notes.write(list(split_notes(notes_path(tmp_path / "other.jsonl").read_text()))[-1])
     with pytest.raises(LogError, match="not those that were signed"):
         verify(path, SIGNER.verifier)
 
@@ -185,7 +191,7 @@ def test_a_note_of_another_log_is_no_anchor(path: Path) -> None:
 
 def test_no_key_no_record(path: Path) -> None:
     write(path, 4)
-    with pytest.raises(LogError):
+    with pytest.raises(LogError, match="foreign key"):
         Log(path, Signer.generate(SIGNER.name))
 
 
@@ -260,7 +266,24 @@ def test_a_torn_line_is_told_of_and_cut_off(path: Path) -> None:
     assert (verified.records, verified.torn) == (6, 14)
     Log(path, SIGNER).close()
     assert verify(path, SIGNER.verifier, anchor=note).after_anchor == 1
-    assert json.loads(lines(path)[-1])["torn_bytes"] == 14
+    recovered = json.loads(lines(path)[-1])
+    assert (recovered["torn_bytes"], recovered["unsealed"]) == (14, 0)
+
+
+def test_records_that_were_sealed_late_are_told_of(path: Path) -> None:
+    write(path, 6)
+    with path.open("ab") as file:
+        file.write(b'{"event":"x","seq":6}\n')
+    Log(path, SIGNER).close()
+    assert json.loads(lines(path)[-1])["unsealed"] == 1
+
+
+def test_a_log_without_its_checkpoints_is_not_signed_anew(path: Path) -> None:
+    """Whoever takes them away and edits the log does not get it sealed by the next gate."""
+    write(path, 3)
+    notes_path(path).unlink()
+    with pytest.raises(LogError, match="not what was signed"):
+        Log(path, SIGNER)
 
 
 _WRITER = """
