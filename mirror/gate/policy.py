@@ -226,7 +226,7 @@ def _route(policy: Policy, request: Request) -> Decision:
     route = next((route for route in policy.routes if route.name == request.route), None)
     if route is None:
         return deny(
-            Kind.HOST, f"there is no route {request.route!r}", ask=f'[[route]] name = "{request.route}"'
+            Kind.HOST, f"there is no route {request.route!r}", ask=f'[[route]]\nname = "{request.route}"'
         )
     if denied := _denied(policy, route.endpoint):
         return denied
@@ -266,7 +266,7 @@ def _outward(policy: Policy, request: Request) -> Decision:
     for rule in named:
         if endpoint.port in rule.ports:
             return _allow(rule.rule, f"{rule.pattern} on port {endpoint.port}")
-    ask = f'[[allow]] host = "{endpoint.host}" ports = [{endpoint.port}]'
+    ask = f'[[allow]]\nhost = "{endpoint.host}"\nports = [{endpoint.port}]'
     if named:
         return deny(Kind.PORT, f"port {endpoint.port} of {endpoint.host} is not allowed", named[0].rule, ask)
     return deny(Kind.HOST, f"{endpoint.host} is not in the policy", ask=ask)

@@ -224,7 +224,14 @@ def test_only_the_two_forms_ever_match(host: str, port: int) -> None:
 def test_a_decision_asks_for_what_would_allow_it(policy: Policy) -> None:
     request = Request(way=Way.TUNNEL, method="CONNECT", endpoint=Endpoint(Name("new.example"), 443))
     decision = decide(policy, request)
-    assert decision.ask == '[[allow]] host = "new.example" ports = [443]'
+    assert decision.ask == '[[allow]]\nhost = "new.example"\nports = [443]'
+
+
+def test_what_is_asked_for_is_a_policy_that_allows_it() -> None:
+    decision = answer(parse_policy("p.toml", "", {}), "GET", "https://new.example/x")[1]
+    assert answer(parse_policy("p.toml", decision.ask, {}), "GET", "https://new.example/x")[1].allowed
+    decision = answer(parse_policy("p.toml", "", {}), "GET", "/simple/")[1]
+    assert answer(parse_policy("p.toml", decision.ask, {}), "GET", "/simple/")[1].allowed
 
 
 def test_a_bucket_fills_with_time_and_never_above_its_burst() -> None:

@@ -672,6 +672,6 @@ async def test_a_denial_says_what_to_ask_for(tmp_path: Path) -> None:
         status, reason, body = await gate.ask("CONNECT", "docs.example:443", host="docs.example:443")
     assert status == 403
     assert reason == "lockstock: docs.example is not in the policy (policy test, rule default)"
-    assert body["ask_for"] == '[[allow]] host = "docs.example" ports = [443]'
+    assert body["ask_for"] == '[[allow]]\nhost = "docs.example"\nports = [443]'
     assert set(body) == {"denied", "kind", "policy", "policy_digest", "rule", "ask_for"}
     assert json.dumps(body)
