@@ -1,7 +1,7 @@
 """Writes a lock anew with other file URLs and leaves every other byte as it was.
 
-uv and pip fetch from the URLs that a lock carries, whatever index they are told to use. So a lock
-that is to work behind a mirror has to name the mirror.
+uv and pip fetch from the URLs that a lock carries, whatever index they are told to use; so do npm,
+Yarn 1 and Bun. So a lock that is to work behind a mirror has to name the mirror.
 """
 
 from __future__ import annotations
@@ -15,20 +15,22 @@ from lockfiles.model import Artifact
 
 _INDEX_KEYS = {"uv.lock": "registry", "pylock.toml": "index"}
 _VALUE = re.compile(r"""\b(url|registry|index)(\s*=\s*)(?:"([^"\\\n]*)"|'([^'\n]*)')""")
+_QUOTED = ("package-lock.json", "yarn.lock", "bun.lock")
+_QUOTED_URL = re.compile(r'"(https?://[^"\\\s#]+)(#[^"\\\s]*)?"')
 _UNSAFE = re.compile(r"""["'\\\s]""")
 
 
 def rewrite(
     filename: str, text: str, url_for: Callable[[Artifact], str | None], index: str | None = None
 ) -> str:
-    """Give the text of a uv.lock or pylock.toml with the URLs that `url_for` gives for its files.
+    """Give the text of a lock that carries URLs with those that `url_for` gives for its files.
 
     Where that gives None the URL stays. `index` replaces the index that packages are said to come
     from: `uv sync --frozen` does not look at it, `uv sync --locked` wants the one that it is
     configured with. Raises LockError for formats without URLs.
     """
     kind = detect(filename, text)
-    if kind not in _INDEX_KEYS:
+    if kind not in (*_INDEX_KEYS, *_QUOTED):
         raise LockError(
             f"{kind} carries no file URLs that would have to change",
             where=filename,
@@ -45,7 +47,11 @@ def rewrite(
             new = _checked(filename, index) if index and key == _INDEX_KEYS[kind] else None
         return match[0] if new is None else f'{key}{equals}"{new}"'
 
-    return _VALUE.sub(replaced, text)
+    def exchanged(match: re.Match[str]) -> str:
+        new = urls.get(match[1])
+        return match[0] if new is None else f'"{new}{match[2] or ""}"'
+
+    return _QUOTED_URL.sub(exchanged, text) if kind in _QUOTED else _VALUE.sub(replaced, text)
 
 
 def _checked(filename: str, url: str) -> str:

@@ -30,13 +30,16 @@ OutputOption = Annotated[
 @commands.command()
 def rewrite(
     lock: LockArgument,
-    index: Annotated[str, typer.Option("--index", help="The mirror's simple index.", metavar="URL")],
+    index: Annotated[
+        str, typer.Option("--index", help="The mirror's simple index, or its npm registry.", metavar="URL")
+    ],
     output: OutputOption = None,
     config: ConfigOption = configuration.DEFAULT_FILE,
 ) -> None:
-    """Write a uv.lock or pylock.toml with the file URLs of the mirror, and every other byte as it was.
+    """Write a lock with the file URLs of the mirror, and every other byte as it was.
 
-    uv and pip fetch from the URLs that such a lock carries, whatever index they are told to use.
+    uv, pip, npm, Yarn 1 and Bun fetch from the URLs that their locks carry, whatever index they are
+    told to use.
     """
     from mirror.relocate import relocated
 

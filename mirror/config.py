@@ -17,6 +17,7 @@ from lockfiles.select import Sdists, SdistUse
 from lockfiles.target import Target
 
 DEFAULT_FILE = Path("lockstock.toml")
+DEFAULT_PORT = 3141
 BUILD_SUFFIX = ":build"
 TOOLS = ":tools"
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?")
@@ -76,12 +77,16 @@ class HookSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """The whole configuration but for `[images]`, which imagegen reads. Sizes are in bytes."""
+    """The whole configuration but for `[images]`, which imagegen reads. Sizes are in bytes.
+
+    `url` is where clients find what is served.
+    """
 
     file: Path
     root: Path
     keep: int
     port: int
+    url: str
     concurrency: int
     max_file_size: int
     tools: tuple[str, ...]
@@ -118,7 +123,8 @@ def _config(file: Path, document: Table) -> Config:
         file=file,
         root=file.parent / mirror.string("path", ".lockstock"),
         keep=mirror.integer("keep", 5, minimum=1),
-        port=mirror.integer("port", 3141, minimum=1),
+        port=mirror.integer("port", DEFAULT_PORT, minimum=1),
+        url=_url(mirror),
         concurrency=mirror.integer("concurrency", 16, minimum=1),
         max_file_size=mirror.integer("max_file_size", 4 << 30, minimum=1),
         tools=mirror.strings("tools", ("uv",)),
@@ -132,6 +138,14 @@ def _config(file: Path, document: Table) -> Config:
     mirror.finish()
     document.finish()
     return config
+
+
+def _url(mirror: Table) -> str:
+    """Read where clients find what is served; this machine's own port where nothing is said."""
+    url = mirror.string("url", "") or f"http://127.0.0.1:{mirror.integer('port', DEFAULT_PORT)}"
+    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
+        raise mirror.fault("url", "must be an http or https URL")
+    return url.rstrip("/")
 
 
 def load_document(file: Path) -> Table:

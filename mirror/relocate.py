@@ -9,7 +9,7 @@ from lockfiles.rewrite import rewrite
 from mirror.config import Config
 from mirror.errors import DigestMismatchError, NotFoundUpstreamError
 from mirror.inputs import LockText
-from mirror.upstream.locate import files_of
+from mirror.upstream.clients import CLIENTS
 from mirror.upstream.session import Upstream, connect
 from mirror.upstream.settings import UpstreamSettings, redact
 
@@ -46,6 +46,6 @@ async def _urls(config: Config, index: str, packages: list[Package]) -> dict[Dig
 
 async def _files(package: Package, upstream: Upstream) -> tuple[Artifact, ...]:
     try:
-        return await files_of(package, upstream)
+        return await CLIENTS[package.ecosystem].files_of(package, upstream)
     except (NotFoundUpstreamError, DigestMismatchError):
         return ()

@@ -109,7 +109,8 @@ class NpmRegistry(IndexServer):
         versions = {t.version: self._version(t) for t in self.tarballs if plain == f"/{t.name}"}
         if not versions:
             return None, "text/html"
-        page = {"name": plain[1:], "versions": versions, **self.told}
+        tags = {"latest": max(versions)}
+        page = {"name": plain[1:], "dist-tags": tags, "versions": versions, **self.told}
         return json.dumps(page).encode(), "application/vnd.npm.install-v1+json"
 
     def _version(self, tarball: Tarball) -> dict[str, Any]:

@@ -18,7 +18,7 @@ def deliver(config: Config, name: str, snapshot: Snapshot) -> None:
     """
     layout = Layout(config.root)
     published = devpi.publish(layout.devpi, name, snapshot, layout.store)
-    simple.publish(layout, name, snapshot)
+    simple.publish(layout, name, snapshot, config.url)
     withdraw(layout, {*layout.snapshots.names(), name})
     if published.changed:
         from mirror.publish.check import check_index  # its HTTP client takes long to import

@@ -1,5 +1,7 @@
 """The static tree of a snapshot, for file servers, object stores and file: URLs.
 
+It is Python's index, and below `npm/` a registry (see `mirror.publish.npm`).
+
 MIRROR/tree/SNAPSHOT holds all pages and, as hard links to the store, all files; MIRROR/tree/current
 is a link to one of them, switched at once. A client that read a page right before the switch goes
 on to fetch what that page names, so a tree holds the files of the one before it, too.
@@ -18,6 +20,7 @@ from pathlib import Path
 from lockfiles.model import Ecosystem
 from mirror.errors import StoreError
 from mirror.layout import Layout
+from mirror.publish import npm, npm_tree
 from mirror.publish.links import place
 from mirror.publish.metadata import wheel_metadata
 from mirror.publish.pages import METADATA, file_path, pages
@@ -28,10 +31,11 @@ CURRENT = "current"
 _HIDDEN = "."
 
 
-def publish(layout: Layout, name: str, snapshot: Snapshot) -> None:
+def publish(layout: Layout, name: str, snapshot: Snapshot, url: str = "") -> None:
     """Write the tree of a snapshot unless it is there, and make it the current one.
 
-    The caller holds the mirror. Raises StoreError, DiskFullError; clients see the old tree then.
+    `url` is where clients find it, which npm's pages have to say. The caller holds the mirror.
+    Raises StoreError, DiskFullError; clients see the old tree then.
     """
     link = layout.tree / CURRENT
     old = link.readlink().name if link.is_symlink() else None
@@ -39,7 +43,7 @@ def publish(layout: Layout, name: str, snapshot: Snapshot) -> None:
         return
     with disk_errors(layout.tree):
         if not (layout.tree / name).is_dir():
-            _write(layout, name, snapshot, old)
+            _write(layout, name, snapshot, old, url)
         _switch(layout.tree, name)
 
 
@@ -54,25 +58,28 @@ def prune(layout: Layout, keep: Collection[str]) -> None:
             shutil.rmtree(hidden)
 
 
-def _write(layout: Layout, name: str, snapshot: Snapshot, old: str | None) -> None:
+def _write(layout: Layout, name: str, snapshot: Snapshot, old: str | None, url: str) -> None:
     """Write the tree under a name that nobody looks at, bring it to the disk, and rename it."""
     fresh = layout.tree / f"{_HIDDEN}{name}.new"
     before = layout.tree / old if old else fresh  # which is empty
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     files = snapshot.of_ecosystem(Ecosystem.PYPI)
-    _link_files({*files, *_files_of(layout, old)}, layout.store, fresh, before)
-    for path, content in pages(files, _metadata(files, fresh)):
+    _link_files({*files, *_files_of(layout, old, Ecosystem.PYPI)}, layout.store, fresh, before)
+    tarballs = npm_tree.shown(snapshot.of_ecosystem(Ecosystem.NPM), layout.store, before)
+    npm_tree.link(fresh, tarballs, _files_of(layout, old, Ecosystem.NPM), layout.store)
+    told = npm.pages((each.facts for each in tarballs.values()), url)
+    for path, content in (*pages(files, _metadata(files, fresh)), *told):
         _write_page(fresh / path, content, before / path)
     _sync(fresh)
     fresh.rename(layout.tree / name)
     sync_folder(layout.tree)
 
 
-def _files_of(layout: Layout, name: str | None) -> tuple[Stocked, ...]:
+def _files_of(layout: Layout, name: str | None, ecosystem: Ecosystem) -> tuple[Stocked, ...]:
     """Give the files of the tree that clients see so far, as far as its snapshot is still known."""
     with suppress(StoreError):
-        files = layout.snapshots.load(name).of_ecosystem(Ecosystem.PYPI) if name else ()
+        files = layout.snapshots.load(name).of_ecosystem(ecosystem) if name else ()
         return tuple(file for file in files if layout.store.holds(file.sha256))
     return ()
 

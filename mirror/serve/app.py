@@ -12,6 +12,7 @@ from aiohttp import web
 from mirror.layout import Layout
 from mirror.publish import devpi_server
 from mirror.serve.index import Index
+from mirror.serve.npm import NpmRegistry
 from mirror.serve.proxy import Proxy
 from mirror.serve.views import Views
 
@@ -34,7 +35,7 @@ def application(layout: Layout, backend: int) -> web.Application:
     index, proxy = Index(layout.tree), Proxy(backend)
     app = web.Application()
     app.cleanup_ctx.append(proxy.run)
-    app.add_routes([*index.routes(), *Views(layout, index).routes()])
+    app.add_routes([*index.routes(), *NpmRegistry(index).routes(), *Views(layout, index).routes()])
     app.router.add_route("*", "/{path:.*}", proxy.forward)
     return app
 

@@ -90,13 +90,16 @@ def _artifact(dist: dict[str, Any], package: Package, url: str) -> Artifact:
                 where=package.label,
                 hint="do not install it; ask who runs the registry, or lock again if the change is known",
             )
+    strong = tuple(digest for digest in digests if digest.is_strong)
     return Artifact(
-        filename=tarball_name(package.name, str(package.version)), digests=locked or digests, url=address
+        filename=tarball_name(package.name, str(package.version)),
+        digests=locked or strong or digests,
+        url=address,
     )
 
 
 def _digests(dist: dict[str, Any]) -> tuple[Digest, ...]:
-    """Read `integrity`, and `shasum` of registries that have nothing newer. Raises ValueError."""
+    """Read `integrity` and `shasum`, which old registries have alone. Raises ValueError."""
     integrity = parse_integrity(str(dist.get("integrity") or ""))
     shasum = str(dist.get("shasum") or "")
     if any(digest.algorithm == "sha1" for digest in integrity) or not shasum:
