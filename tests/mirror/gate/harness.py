@@ -195,9 +195,12 @@ def server_tls(folder: Path, *names: str) -> ssl.SSLContext:
     """Make a certificate for names, signed by the folder's own authority."""
     authority, key = _authority(folder)
     own = ec.generate_private_key(ec.SECP256R1())
-    certificate = _builder(names[0], authority.subject, own).add_extension(
-        x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=False
-    ).sign(key, hashes.SHA256())  # fmt: skip
+    certificate = (
+        _builder(names[0], authority.subject, own)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
     pem = folder / f"{names[0]}.pem"
     pem.write_bytes(_key_pem(own) + certificate.public_bytes(serialization.Encoding.PEM))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -239,6 +242,7 @@ def _authority(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateK
             _builder("test authority", name, key)
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             .add_extension(usage, critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
             .sign(key, hashes.SHA256())
         )
         (folder / "ca.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
