@@ -219,11 +219,19 @@ def _repaired(finding: Finding, failed: Mapping[str, str]) -> Finding:
 
 
 def _published(layout: Layout) -> Iterator[Finding]:
-    """Compare what clients are given with the store, which is whole by now."""
+    """Compare what clients are given with the store, which is whole by now.
+
+    A damaged file that was set aside is still published, as a hard link to the very same bytes.
+    """
     held = {sha256[:PREFIX]: layout.store.path(sha256) for sha256 in layout.store.digests()}
+    aside = dict(_aside(layout))
     for path, prefix in published(layout.root):
-        source = held.get(prefix)
-        if (source and source.samefile(path)) or file_sha256(path).startswith(prefix):
+        damaged = aside.get(_identity(path))
+        wanted = damaged[:PREFIX] if damaged else prefix
+        source = held.get(wanted) if wanted else None
+        if wanted is None or (source and source.samefile(path)):
+            continue
+        if not damaged and file_sha256(path).startswith(wanted):
             continue
         if source:
             place(source, path)
@@ -236,13 +244,30 @@ def _published(layout: Layout) -> Iterator[Finding]:
         )
 
 
+def _aside(layout: Layout) -> Iterator[tuple[tuple[int, int], str]]:
+    """Give what makes the store's files in quarantine the same as others, and their names there."""
+    store = _quarantined(layout, layout.store.root / "sha256")
+    for path in store.glob("??/*"):
+        yield _identity(path), path.parent.name + path.name
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    facts = path.lstat()
+    return facts.st_dev, facts.st_ino
+
+
 def _quarantine(layout: Layout, finding: Finding) -> None:
     """Move what is damaged out of reach; it stays there for those who want to know why."""
-    path, target = layout.root / finding.path, layout.root / "quarantine" / finding.path
+    path = layout.root / finding.path
+    target = _quarantined(layout, path)
     if os.path.lexists(path):  # or else it went with its folder
         target.parent.mkdir(parents=True, exist_ok=True)
         path.rename(target)
         sync_folder(path.parent)
+
+
+def _quarantined(layout: Layout, path: Path) -> Path:
+    return layout.root / "quarantine" / path.relative_to(layout.root)
 
 
 def _below(layout: Layout, path: Path) -> str:

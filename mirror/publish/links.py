@@ -14,16 +14,17 @@ PREFIX = 16  # as many digits of the sha256 as every folder's name tells
 _TEMPORARY = "-tmp"  # devpi's own mark, which the sweepers know
 
 
-def published(root: Path) -> Iterator[tuple[Path, str]]:
-    """Give every file that the mirror in `root` publishes, with the first digits of its sha256."""
-    patterns = (
-        (devpi.server_folder(root / "devpi") / "+files" / devpi.USER, "*/+f/*/*/*"),
-        (root / "tree", "[0-9]*/files/*/*/*"),
-    )
-    for folder, pattern in patterns:
-        for path in sorted(folder.glob(pattern)):
-            if path.suffix != ".metadata" and not path.name.endswith(_TEMPORARY):
-                yield path, (path.parent.parent.name + path.parent.name)[:PREFIX]
+def published(root: Path) -> Iterator[tuple[Path, str | None]]:
+    """Give every file that the mirror in `root` publishes, with the first digits of its sha256.
+
+    The places of npm's tarballs do not tell them.
+    """
+    devpis = devpi.server_folder(root / "devpi") / "+files" / devpi.USER
+    for path in (*sorted(devpis.glob("*/+f/*/*/*")), *sorted((root / "tree").glob("[0-9]*/files/*/*/*"))):
+        if path.suffix != ".metadata" and not path.name.endswith(_TEMPORARY):
+            yield path, (path.parent.parent.name + path.parent.name)[:PREFIX]
+    for path in sorted((root / "tree").glob("[0-9]*/npm/**/-/*")):
+        yield path, None
 
 
 def place(source: Path, target: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,23 @@ def test_repair_fetches_again_and_clients_get_it(project: Project, flask: Path, 
     with devpi_server.start(project.layout.devpi, project.port):
         assert registry.files("flask") == {flask.name: digest(flask)}
     assert verified(project, code=0) == []
+
+
+def test_links_whose_place_does_not_tell_their_digest_are_mended_too(stocked: Project, flask: Path) -> None:
+    """As npm's tarballs: they are known by the damaged file in quarantine, also in a later run."""
+    tarball = stocked.layout.tree / "0001-x" / "npm" / "@s" / "a" / "-" / "a-1.0.0.tgz"
+    tarball.parent.mkdir(parents=True)
+    os.link(held(stocked, flask), tarball)
+    assert verified(stocked, code=0) == []
+    spoil(held(stocked, flask))
+    assert [(f["kind"], f["repaired"]) for f in verified(stocked)] == [
+        ("damaged", False),
+        ("published", False),
+    ]
+    found = verified(stocked, "--repair", code=0)
+    assert [(f["kind"], f["repaired"]) for f in found] == [("missing", True), ("published", True)]
+    assert digest(tarball) == digest(flask)
+    assert verified(stocked, code=0) == []
 
 
 def test_a_lost_file_is_missing_until_it_is_repaired(stocked: Project, flask: Path) -> None:
