@@ -12,21 +12,22 @@ import os
 import re
 import subprocess
 import sys
-import tarfile
 import tempfile
 import tomllib
-import zipfile
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from packaging.requirements import InvalidRequirement, Requirement
+
 from lockfiles.target import Target
+from mirror.archives import read_member
 from mirror.config import UpstreamSpec
 from mirror.errors import ResolutionError
 from mirror.store import write_atomically
 
 _LARGEST_PYPROJECT = 1 << 20
+_LONGEST_RUN = 900  # seconds
 _DEFAULT_REQUIRES = ("setuptools>=40.8.0",)
 # What backends ask for only when they run (get_requires_for_build_*, PEP 517 and 660).
 _BACKEND_ASKS = {
@@ -70,9 +71,20 @@ class BuildLocks:
                 *_OPTIONS,
                 f"--output-file={output}",
             ]
-            ended = subprocess.run(
-                [*command, str(source)], env=self._environment(), capture_output=True, text=True, check=False
-            )
+            try:
+                ended = subprocess.run(
+                    [*command, str(source)],
+                    env=self._environment(),
+                    stdin=subprocess.DEVNULL,
+                    capture_output=True,
+                    text=True,
+                    timeout=_LONGEST_RUN,
+                    check=False,
+                )
+            except subprocess.TimeoutExpired as error:
+                raise ResolutionError(
+                    f"pip-compile did not end in {_LONGEST_RUN} s", where=str(target)
+                ) from error
             if ended.returncode:
                 raise ResolutionError(
                     f"cannot resolve {', '.join(wanted.split())} for {target}: {_last_words(ended.stderr)}",
@@ -112,13 +124,31 @@ def build_requirements(pyproject: str | None) -> tuple[str, ...]:
 
     Raises ValueError when it is not what PEP 518 describes.
     """
-    document = tomllib.loads(pyproject or "")
+    try:
+        document = tomllib.loads(pyproject or "")
+    except RecursionError as error:
+        raise ValueError("pyproject.toml is nested too deeply") from error
     table = document.get("build-system", {"requires": list(_DEFAULT_REQUIRES)})
     requires = table.get("requires") if isinstance(table, dict) else None
     if not isinstance(requires, list) or not all(isinstance(item, str) for item in requires):
         raise ValueError("[build-system] requires must be an array of strings")
     backend = table.get("build-backend", "setuptools.build_meta:__legacy__")
-    return tuple(sorted({*requires, *_BACKEND_ASKS.get(str(backend), ())}))
+    asked = {*requires, *_BACKEND_ASKS.get(str(backend), ())}
+    return tuple(sorted(map(plain_requirement, asked)))
+
+
+def plain_requirement(text: str) -> str:
+    """Give a requirement as pip-compile may be told it. Raises ValueError for all else.
+
+    An option would change where pip looks, and the code of a direct reference would be run.
+    """
+    try:
+        requirement = Requirement(text)
+    except InvalidRequirement as error:
+        raise ValueError(f"{text!r} is not a requirement") from error
+    if requirement.url:
+        raise ValueError(f"{requirement.name} is required by URL, which is not resolved: name a version")
+    return str(requirement)
 
 
 def sdist_pyproject(sdist: Path, filename: str, subdirectory: str = "") -> str | None:
@@ -127,34 +157,10 @@ def sdist_pyproject(sdist: Path, filename: str, subdirectory: str = "") -> str |
     It lies in the archive's one top folder, or in a `subdirectory` of that.
     """
     wanted = "/".join(filter(None, [subdirectory.strip("/"), "pyproject.toml"]))
-    try:
-        data = _from_zip(sdist, wanted) if filename.endswith(".zip") else _from_tar(sdist, wanted)
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-        raise ValueError(f"not a readable archive: {error}") from error
-    if data is not None and len(data) > _LARGEST_PYPROJECT:
-        raise ValueError("its pyproject.toml is larger than 1 MiB")
+    data = read_member(
+        sdist, filename, lambda name: name.removeprefix("./").partition("/")[2] == wanted, _LARGEST_PYPROJECT
+    )
     return None if data is None else data.decode("utf-8")
-
-
-def _from_tar(sdist: Path, wanted: str) -> bytes | None:
-    with tarfile.open(sdist) as archive:
-        for member in archive:
-            if _is_wanted(member.name, wanted) and member.isfile() and (file := archive.extractfile(member)):
-                return file.read(_LARGEST_PYPROJECT + 1)
-    return None
-
-
-def _from_zip(sdist: Path, wanted: str) -> bytes | None:
-    with zipfile.ZipFile(sdist) as archive:
-        for name in archive.namelist():
-            if _is_wanted(name, wanted):
-                with archive.open(name) as file:
-                    return file.read(_LARGEST_PYPROJECT + 1)
-    return None
-
-
-def _is_wanted(name: str, wanted: str) -> bool:
-    return name.removeprefix("./").partition("/")[2] == wanted
 
 
 def _last_words(text: str) -> str:

@@ -6,7 +6,9 @@ A lock that cannot be met fails alone: the others go on, and it is served as it 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
@@ -87,6 +89,11 @@ async def _fill(
         more, unresolved = await asyncio.to_thread(_build_orders, config, layout, met, first)
         second = await stockist.stock(more, begin)
     failed |= {_owner(name): error for name, error in {**unresolved, **second.failed}.items()}
+    shelves = (first, second)
+    failed |= _conflicts(
+        [s for shelf in shelves for s in shelf.selections if _owner(s.lock) not in failed],
+        [a for shelf in shelves for a in shelf.artifacts],
+    )
     _raise_if_none(locks, [lock for lock in met if lock.spec.name not in failed], failed)
     kept = _kept(previous, failed)
     made = [order for order in (*orders, *more) if _owner(order.record.name) not in failed]
@@ -101,7 +108,6 @@ async def _fill(
         selections=[*_merged(selections), *kept.selections],
         stale=[name for name in failed if any(_owner(lock.name) == name for lock in kept.locks)],
     )
-    shelves = (first, second)
     return Filled(
         snapshot=snapshot,
         fetched=sum(shelf.fetched for shelf in shelves),
@@ -137,7 +143,11 @@ async def _resolve_early(config: Config, layout: Layout, locks: Sequence[LockTex
     resolver = BuildLocks(folder=layout.build_locks, upstreams=config.upstreams)
     sets = {_tools(config, locks), *(lock.project_requires for lock in locks)} - {()}
     jobs = [(requires, target) for requires in sets for target in config.targets]
-    await asyncio.gather(*(asyncio.to_thread(resolver.resolve, *job) for job in jobs), return_exceptions=True)
+    loop = asyncio.get_running_loop()
+    # Threads of its own: name look-ups and finished files wait for the usual ones.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        waiting = (loop.run_in_executor(pool, resolver.resolve, *job) for job in jobs)
+        await asyncio.gather(*waiting, return_exceptions=True)
 
 
 def _build_orders(
@@ -201,6 +211,24 @@ def _requires_of(layout: Layout, artifact: Stocked) -> tuple[str, ...]:
             where=artifact.filename,
             hint="lock a version that has a wheel",
         ) from error
+
+
+def _conflicts(selections: Iterable[Selected], artifacts: Iterable[Stocked]) -> Failures:
+    """Name the locks that pin other bytes under a file name than one before them: an index has but one."""
+    by_digest = {artifact.sha256: artifact for artifact in artifacts}
+    taken: dict[tuple[str, str, str], tuple[str, str]] = {}
+    failed = Failures()
+    for selected in sorted(selections):
+        for artifact in (by_digest[digest] for digest in selected.artifacts):
+            key = (artifact.ecosystem, artifact.name, artifact.filename)
+            digest, lock = taken.setdefault(key, (artifact.sha256, selected.lock))
+            if digest != artifact.sha256:
+                failed[_owner(selected.lock)] = LockError(
+                    f"pins other bytes of {artifact.filename} than {_owner(lock)} does",
+                    where=_owner(selected.lock),
+                    hint="an index has one file of a name; lock both against the same index",
+                )
+    return failed
 
 
 def _owner(name: str) -> str:

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
+import re
+import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from mirror.errors import UpstreamError
-from mirror.store import disk_errors
+from mirror.store import Incoming, disk_errors
 from mirror.upstream.settings import redact
 
-# Never ask a person; never run a helper program that a URL names.
-_ENVIRONMENT = {"GIT_TERMINAL_PROMPT": "0", "GIT_ALLOW_PROTOCOL": "file:git:http:https:ssh"}
+REMOTE = ("git", "http", "https", "ssh")
+_LONGEST_FETCH = 900  # seconds
+_LONGEST_LOOK = 120
+_TEXT_LIMIT = 64 << 20
+_CHUNK = 1 << 18
+_URL = re.compile(r"(?P<scheme>[a-z+]+)://[^\s]+|[\w.-]+@[\w.-]+:[^\s-][^\s]*")
+# The user's settings and the repository's attributes may not decide an archive's bytes.
+_ARCHIVE_ENVIRONMENT = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
+_ATTRIBUTES = "* -export-subst -export-ignore -text -ident -filter -working-tree-encoding\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,8 +37,12 @@ class Checkout:
     tree: str
 
     def read(self, path: str) -> str:
-        """Give the text of a file. Raises FileNotFoundError or UnicodeDecodeError."""
-        ended = _git(self.folder, ["cat-file", "blob", f"{self.commit}:{path}"])
+        """Give the text of a file of at most 64 MiB. Raises FileNotFoundError or UnicodeDecodeError."""
+        place = f"{self.commit}:{path}"
+        size = _git(self.folder, ["cat-file", "-s", place])
+        if size.returncode or int(size.stdout) > _TEXT_LIMIT:
+            raise FileNotFoundError(2, "no such file in the commit, or none to read", path)
+        ended = _git(self.folder, ["cat-file", "blob", place])
         if ended.returncode:
             raise FileNotFoundError(2, "no such file in the commit", path)
         return ended.stdout.decode("utf-8")
@@ -37,43 +52,107 @@ class Checkout:
         listed = _git(self.folder, ["ls-tree", "-r", "-z", "--name-only", "--full-tree", self.commit])
         return tuple(sorted(name.decode("utf-8", "replace") for name in listed.stdout.split(b"\0") if name))
 
-    def archive(self, prefix: str) -> bytes:
-        """Give the files as a tar, whose bytes depend only on the commit and the prefix."""
-        made = _git(
-            self.folder,
-            ["-c", "tar.umask=0022", "archive", "--format=tar", f"--prefix={prefix}/", self.commit],
-        )
-        if made.returncode:
+    def archive(self, prefix: str, incoming: Incoming) -> None:
+        """Write the files as a tar, whose bytes depend only on the commit and the prefix.
+
+        Raises UpstreamError, and OversizedError where there are more bytes than are taken.
+        """
+        attributes = self.folder / "info" / "attributes"
+        attributes.parent.mkdir(exist_ok=True)
+        attributes.write_text(_ATTRIBUTES)
+        options = ["-c", "core.autocrlf=false", "-c", "tar.umask=0022"]
+        command = ["git", *options, "archive", "--format=tar", f"--prefix={prefix}/", self.commit]
+        environment = {**_environment(self.folder), **_ARCHIVE_ENVIRONMENT}
+        with subprocess.Popen(
+            command, cwd=self.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        ) as process:
+            try:
+                while process.stdout and (chunk := process.stdout.read(_CHUNK)):
+                    incoming.write(chunk)
+            except BaseException:
+                process.kill()
+                raise
+        if process.returncode:
             raise UpstreamError("git cannot archive the commit", where=self.commit)
-        return made.stdout
 
 
-def fetch_commit(clones: Path, url: str, ref: str) -> Checkout:
+def fetch_commit(clones: Path, url: str, ref: str, schemes: Collection[str] = REMOTE) -> Checkout:
     """Fetch one commit (shallow where the server can) into a bare clone below `clones`.
 
-    A commit that is named by its full hash and held is not fetched again. Raises UpstreamError.
+    A commit that is named by its full hash and held is not fetched again. The URL must be of one of
+    the `schemes` or of the form USER@HOST:PATH. Raises UpstreamError.
     """
+    _check(url, ref, schemes)
     folder = clones / f"{hashlib.sha256(redact(url).encode()).hexdigest()[:16]}.git"
-    with disk_errors(clones):
-        if not (folder / "HEAD").exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            _git(folder, ["init", "--quiet", "--bare", "."])
-    if _is_commit(ref) and _resolve(folder, ref):
-        return _checkout(folder, ref)
-    failed = _fetch(folder, ["--depth=1", url, ref])
-    if failed and _is_commit(ref):  # a server may refuse to give single commits
-        failed = _fetch(folder, [url, "+refs/*:refs/*"])
-    if failed:
-        reason = failed.replace(url, redact(url))
+    with disk_errors(clones), _alone(folder):
+        if _is_commit(ref) and _resolve(folder, ref):
+            return _checkout(folder, ref)
+        was_there = folder.exists()
+        failed = _fetch(folder, url, ref, schemes)
+        if failed and was_there:  # what a killed run left may never work again: begin anew
+            shutil.rmtree(folder)
+            failed = _fetch(folder, url, ref, schemes)
+        if failed:
+            raise UpstreamError(
+                f"git cannot fetch {ref}: {failed.replace(url, redact(url))}",
+                where=redact(url),
+                hint="`git ls-remote` shows what is there",
+            )
+        return _checkout(folder, ref if _is_commit(ref) else "FETCH_HEAD")
+
+
+def _check(url: str, ref: str, schemes: Collection[str]) -> None:
+    """Refuse what git would take for an option, or for a program to run."""
+    known = _URL.fullmatch(url)
+    if not known or (known["scheme"] or "ssh") not in schemes or ref.startswith("-") or not ref.isprintable():
         raise UpstreamError(
-            f"git cannot fetch {ref}: {reason}", where=redact(url), hint="`git ls-remote` shows what is there"
+            "not a repository to fetch from",
+            where=redact(url),
+            hint=f"it must be one of: {', '.join(sorted(schemes))}",
         )
-    return _checkout(folder, ref if _is_commit(ref) else "FETCH_HEAD")
 
 
-def _fetch(folder: Path, arguments: Sequence[str]) -> str:
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other runs off a clone, also those that only plan."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _fetch(folder: Path, url: str, ref: str, schemes: Collection[str]) -> str:
     """Fetch, and give the reason why it failed, or nothing."""
-    ended = _git(folder, ["fetch", "--quiet", "--no-tags", "--force", *arguments])
+    if not (folder / "HEAD").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        _git(folder, ["init", "--quiet", "--bare", "."])
+    shown, environment = _hidden(url)
+    environment["GIT_ALLOW_PROTOCOL"] = ":".join(schemes)
+    options = ["fetch", "--quiet", "--no-tags", "--force"]
+    reason = _tried(folder, [*options, "--depth=1", "--end-of-options", shown, ref], environment)
+    if reason and _is_commit(ref):  # a server may refuse to give single commits
+        reason = _tried(folder, [*options, "--end-of-options", shown, "+refs/*:refs/*"], environment)
+    return reason
+
+
+def _hidden(url: str) -> tuple[str, dict[str, str]]:
+    """Give the URL without its credentials, and the environment that tells git the whole of it."""
+    shown = redact(url) if "://" in url else url
+    if shown == url:
+        return url, {}
+    count = int(os.environ.get("GIT_CONFIG_COUNT") or 0)
+    return shown, {
+        "GIT_CONFIG_COUNT": str(count + 1),
+        f"GIT_CONFIG_KEY_{count}": f"url.{url}.insteadOf",
+        f"GIT_CONFIG_VALUE_{count}": shown,
+    }
+
+
+def _tried(folder: Path, arguments: Sequence[str], environment: dict[str, str]) -> str:
+    try:
+        ended = _git(folder, arguments, environment, _LONGEST_FETCH)
+    except subprocess.TimeoutExpired:
+        return f"it did not end in {_LONGEST_FETCH} s"
     lines = ended.stderr.decode("utf-8", "replace").strip().splitlines()
     return (lines[-1] if lines else "no reason given") if ended.returncode else ""
 
@@ -86,6 +165,8 @@ def _checkout(folder: Path, ref: str) -> Checkout:
 
 
 def _resolve(folder: Path, ref: str) -> str | None:
+    if not (folder / "HEAD").exists():
+        return None
     kind = "" if ref.endswith("}") else "^{commit}"
     ended = _git(folder, ["rev-parse", "--quiet", "--verify", "--end-of-options", f"{ref}{kind}"])
     return ended.stdout.decode().strip() if ended.returncode == 0 else None
@@ -95,6 +176,23 @@ def _is_commit(ref: str) -> bool:
     return len(ref) in (40, 64) and all(c in "0123456789abcdef" for c in ref)
 
 
-def _git(folder: Path, arguments: Sequence[str]) -> subprocess.CompletedProcess[bytes]:
-    environment = {**os.environ, **_ENVIRONMENT, "GIT_DIR": str(folder.absolute())}
-    return subprocess.run(["git", *arguments], cwd=folder, env=environment, capture_output=True, check=False)
+def _environment(folder: Path) -> dict[str, str]:
+    """Never ask a person, whatever the user's settings say."""
+    return {**os.environ, "GIT_TERMINAL_PROMPT": "0", "GIT_DIR": str(folder.absolute())}
+
+
+def _git(
+    folder: Path,
+    arguments: Sequence[str],
+    environment: dict[str, str] | None = None,
+    timeout: int = _LONGEST_LOOK,
+) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        ["git", *arguments],
+        cwd=folder,
+        env={**_environment(folder), **(environment or {})},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=timeout,
+        check=False,
+    )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from hashlib import sha256
+from dataclasses import replace
 from pathlib import Path
 
-from lockfiles.model import Digest, GitSource, Package
+from lockfiles.model import GitSource, Package
 from mirror.git import fetch_commit
 from mirror.snapshot import Stocked
 from mirror.store import Expected, Store
-from mirror.upstream.settings import redact
+from mirror.upstream.settings import expanded, redact
 
 
 def archive_name(package: Package, source: GitSource) -> str:
@@ -23,31 +23,29 @@ def _flat(package: Package) -> str:
 
 
 def stock_commit(
-    clones: Path, store: Store, package: Package, source: GitSource, held: Stocked | None
+    clones: Path, store: Store, package: Package, source: GitSource, held: Stocked | None, limit: int
 ) -> Stocked:
-    """Bring the commit that a lock pins into the store. Raises UpstreamError.
+    """Bring the commit that a lock pins into the store, as a tar of at most `limit` bytes.
 
-    What is `held` of it is taken as it is: a commit does not change.
+    What is `held` of it is not fetched again: a commit does not change. Raises UpstreamError.
     """
-    if held and store.holds(held.sha256):
-        return held
-    checkout = fetch_commit(clones, source.url, source.commit)
-    data = checkout.archive(f"{_flat(package)}-{source.commit[:12]}")
-    filename = archive_name(package, source)
-    digest = sha256(data).hexdigest()
-    # git has verified the commit's objects by their hashes; the archive is made here.
-    expected = Expected(label=filename, digests=(Digest("sha256", digest),), size=len(data))
-    with store.receive(expected) as incoming:
-        incoming.write(data)
-        store.keep(incoming)
     folder = f"#subdirectory={source.subdirectory}" if source.subdirectory else ""
+    url = f"git+{redact(source.url)}@{source.commit}{folder}"
+    if held and held.tree and store.holds(held.sha256):
+        return replace(held, url=url, name=package.name, version=package.version or "")
+    checkout = fetch_commit(clones, expanded(source.url), source.commit)
+    filename = archive_name(package, source)
+    # git has verified the commit's objects by their hashes; the archive is made here.
+    with store.receive(Expected(label=filename, limit=limit, made_here=True)) as incoming:
+        checkout.archive(f"{_flat(package)}-{source.commit[:12]}", incoming)
+        sha256, size = store.keep(incoming), incoming.received
     return Stocked(
         ecosystem=package.ecosystem,
         name=package.name,
         version=package.version or "",
         filename=filename,
-        sha256=digest,
-        size=len(data),
-        url=f"git+{redact(source.url)}@{source.commit}{folder}",
+        sha256=sha256,
+        size=size,
+        url=url,
         tree=checkout.tree,
     )

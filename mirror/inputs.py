@@ -8,18 +8,20 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from lockfiles.errors import LockError, LockstockError
 from lockfiles.formats import FORMATS, detect, parse
 from lockfiles.model import Ecosystem, Lock
 from mirror.buildlock import build_requirements
 from mirror.config import Config, LockSpec
-from mirror.git import Checkout, fetch_commit
+from mirror.git import REMOTE, Checkout, fetch_commit
 from mirror.layout import Layout
+from mirror.patterns import files_of, fixed_part, matches
 from mirror.snapshot import SCHEMA, LockRecord, Snapshot
+from mirror.upstream.settings import redact
 
-_INCLUDE = re.compile(r"(?m)^\s*(?:-r|-c|--requirement|--constraint)[ =]*(\S+)")
+_INCLUDE = re.compile(r"(?m)^[ \t]*(?:-r|-c|--requirement|--constraint)[ =]*(\S+)")
 Read = Callable[[str], str]
 Failures = dict[str, LockstockError]
 
@@ -113,34 +115,29 @@ def _expanded(spec: LockSpec, layout: Layout) -> Iterator[tuple[LockSpec, Read]]
 
     Locks of a pattern are named NAME/PATH, with the path from where the pattern begins.
     """
-    checkout = fetch_commit(layout.git, spec.git.url, spec.git.ref) if spec.git else None
+    checkout = _checkout(spec, layout)
     read = checkout.read if checkout else _read_file
     if not spec.is_pattern:
         yield spec, read
         return
-    pattern, top = spec.path.as_posix(), _fixed_part(spec.path)
-    matches = _in_commit(checkout, pattern) if checkout else _in_folder(top, spec.path)
-    if not matches:
+    pattern, top = spec.path.as_posix(), fixed_part(spec.path)
+    found = _in_commit(checkout, pattern) if checkout else files_of(spec.path, skipped=layout.root)
+    if not found:
         raise LockError(
             f"no file matches {pattern}", where=spec.name, hint="look at `path` in lockstock.toml"
         )
-    for path in matches:
+    for path in found:
         name = f"{spec.name}/{path.relative_to(top).as_posix()}"
         yield replace(spec, name=name, path=path), read
 
 
-def _fixed_part(pattern: Path) -> Path:
-    parts = pattern.parts
-    first = next(i for i, part in enumerate(parts) if any(c in part for c in "*?["))
-    return Path(*parts[:first])
+def _checkout(spec: LockSpec, layout: Layout) -> Checkout | None:
+    """Fetch the commit that a spec names, which may also lie in a repository on this machine."""
+    return fetch_commit(layout.git, spec.git.url, spec.git.ref, (*REMOTE, "file")) if spec.git else None
 
 
 def _in_commit(checkout: Checkout, pattern: str) -> list[Path]:
-    return [Path(name) for name in checkout.files() if PurePosixPath(name).match(pattern)]
-
-
-def _in_folder(top: Path, pattern: Path) -> list[Path]:
-    return sorted(path for path in top.glob(pattern.relative_to(top).as_posix()) if path.is_file())
+    return [Path(name) for name in checkout.files() if matches(pattern, name)]
 
 
 def _read(spec: LockSpec, read: Read) -> LockText:
@@ -151,7 +148,8 @@ def _read(spec: LockSpec, read: Read) -> LockText:
         for name in FORMATS[detect(spec.path.name, text)].beside
         if _is_there(folder / name, read)
     }
-    _collect(text, folder, "", includes, read)
+    if detect(spec.path.name, text) == "requirements.txt":
+        _collect(text, folder, "", includes, read)
     return LockText(spec=spec, text=text, includes=includes, project_requires=_project_requires(spec, read))
 
 
@@ -161,9 +159,10 @@ def _collect(text: str, folder: Path, prefix: str, includes: dict[str, str], rea
         relative = os.path.normpath(Path(prefix) / name)
         if relative in includes:
             continue
-        if relative.startswith(("..", "/")):
+        if relative.startswith(("..", "/")) or "://" in name:
+            shown = redact(name) if "://" in name else name
             raise LockError(
-                f"{name} lies outside of the lock-file's folder", where=str(folder), hint="move it there"
+                f"{shown} lies outside of the lock-file's folder", where=str(folder), hint="move it there"
             )
         includes[relative] = _text(folder / relative, read)
         _collect(includes[relative], folder, Path(relative).parent.as_posix(), includes, read)
@@ -176,7 +175,7 @@ def _read_file(path: str) -> str:
 def _is_there(path: Path, read: Read) -> bool:
     try:
         read(path.as_posix())
-    except OSError:
+    except (OSError, ValueError):
         return False
     return True
 
@@ -186,8 +185,9 @@ def _text(path: Path, read: Read) -> str:
         return read(path.as_posix())
     except UnicodeDecodeError as error:
         raise LockError("not UTF-8 text", where=str(path)) from error
-    except OSError as error:
-        raise LockError(f"cannot be read: {error.strerror}", where=str(path)) from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise LockError(f"cannot be read: {reason}", where=str(path)) from error
 
 
 def _project_requires(spec: LockSpec, read: Read) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from lockfiles.model import Artifact, Digest, Package
 from lockfiles.select import Selection
 
-Key = tuple[str, str, str, tuple[Digest, ...]]
+Key = tuple[str, str, str, bool, tuple[Digest, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,8 +25,10 @@ class Wanted:
 
     @property
     def key(self) -> Key:
-        """What makes two of them the same file."""
-        return (self.package.ecosystem, self.package.name, self.artifact.filename, self.artifact.digests)
+        """What makes two of them the same file; where no digest is known of it, what a lock allows counts."""
+        package, artifact = self.package, self.artifact
+        digests = artifact.digests or tuple(sorted(package.digests))
+        return package.ecosystem, package.name, artifact.filename, bool(artifact.digests), digests
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

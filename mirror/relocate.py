@@ -27,7 +27,7 @@ def relocated(config: Config, lock: LockText, index: str) -> str:
     urls = asyncio.run(_urls(config, index, packages))
     if packages and not urls:
         raise NotFoundUpstreamError(
-            "the index has no file of this lock", where=index, hint="stock it first: `mirror refresh`"
+            "the index has no file of this lock", where=redact(index), hint="stock it first: `mirror refresh`"
         )
 
     def url_for(artifact: Artifact) -> str | None:

@@ -14,6 +14,7 @@ from lockfiles.model import Digest, Ecosystem, GitSource, Lock, Package
 from lockfiles.select import Sdists, Selection, select
 from lockfiles.target import Target
 from mirror.config import Config
+from mirror.errors import NotFoundUpstreamError, UpstreamError
 from mirror.gitsource import archive_name, stock_commit
 from mirror.layout import Layout
 from mirror.plan import Key, Plan, Wanted, make_plan
@@ -69,7 +70,7 @@ class Stockist:
     ) -> None:
         self._config = config
         self._store = layout.store
-        self._known = LocatedFiles(layout.located)
+        self._known = LocatedFiles(layout.located, config.upstreams)
         self._clones = layout.git
         self._held_names = {a.filename: a for a in previous.artifacts} if previous else {}
         self._stack = stack
@@ -84,14 +85,21 @@ class Stockist:
                 selections += await self.selections(order)
             except LockstockError as error:
                 failed[order.record.name] = error
+            except Exception as error:  # whatever a hostile lock or index may cause, it ends one lock only
+                failed[order.record.name] = LockError(
+                    f"cannot be met: {type(error).__name__}: {error}", where=order.record.path
+                )
         plan = make_plan((selection for _, selection in selections), self._held)
         return Planned(plan=plan, selections=tuple(selections), failed=failed)
 
     async def stock(self, orders: Iterable[Order], begin: Begin) -> Shelf:
         """Fetch what is missing; `begin` is told the plan and gives what counts the bytes."""
-        planned = await self.plan(orders)
+        orders = tuple(orders)
+        planned, results = await self._attempt(orders, begin)
+        if self._forgotten(results):
+            planned, again = await self._attempt(orders, begin)
+            results = {**{item: r for item, r in results.items() if isinstance(r, str)}, **again}
         plan = planned.plan
-        results = await self._fetch_all(plan.fetch, begin(plan)) if plan.fetch else {}
         fetched = {wanted: result for wanted, result in results.items() if isinstance(result, str)}
         errors = {wanted.key: r for wanted, r in results.items() if isinstance(r, LockstockError)}
         digests = {wanted.key: sha256 for wanted, sha256 in (*plan.keep, *fetched.items())}
@@ -108,6 +116,21 @@ class Stockist:
             failed=failed,
         )
 
+    async def _attempt(
+        self, orders: Iterable[Order], begin: Begin
+    ) -> tuple[Planned, dict[Wanted, str | LockstockError]]:
+        planned = await self.plan(orders)
+        plan = planned.plan
+        return planned, await self._fetch_all(plan.fetch, begin(plan)) if plan.fetch else {}
+
+    def _forgotten(self, results: Mapping[Wanted, str | LockstockError]) -> bool:
+        """Drop the remembered places that files did not come from; say whether there were any."""
+        kinds = (UpstreamError, NotFoundUpstreamError)
+        forgotten = [
+            self._known.forget(i.package) for i, result in results.items() if isinstance(result, kinds)
+        ]
+        return any(forgotten)
+
     async def _archives(
         self, selections: Iterable[tuple[Order, Selection]]
     ) -> tuple[dict[tuple[object, ...], Stocked], dict[str, LockstockError]]:
@@ -121,7 +144,13 @@ class Stockist:
                 held = self._held_names.get(archive_name(package, source))
                 try:
                     found[package.key] = await asyncio.to_thread(
-                        stock_commit, self._clones, self._store, package, source, held
+                        stock_commit,
+                        self._clones,
+                        self._store,
+                        package,
+                        source,
+                        held,
+                        self._config.max_file_size,
                     )
                 except LockstockError as error:
                     failed.setdefault(order.record.name, error)
@@ -185,6 +214,10 @@ class Stockist:
                     return await self._fetch(upstream, item, advance)
                 except LockstockError as error:
                     return error
+                except Exception as error:  # whatever hostile data may cause, it ends one file, not the run
+                    return UpstreamError(
+                        f"cannot be taken: {type(error).__name__}: {error}", where=item.label
+                    )
 
         return dict(zip(items, await asyncio.gather(*map(one, items)), strict=True))
 

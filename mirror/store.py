@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from lockfiles.model import Digest, strongest
-from mirror.errors import DigestMismatchError, DiskFullError, OversizedError, TruncatedError
+from mirror.errors import DigestMismatchError, DiskFullError, OversizedError, StoreError, TruncatedError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -123,7 +123,7 @@ class Expected:
 
     `size` is the exact number of bytes where known, `limit` the most that is taken where not;
     `label` names the file in errors. `allow_weak` accepts it by digests that are not strong, as the
-    user may allow for single packages.
+    user may allow for single packages; what is `made_here` has nothing to be compared with.
     """
 
     label: str
@@ -132,6 +132,7 @@ class Expected:
     size: int | None = None
     limit: int = 4 << 30
     allow_weak: bool = False
+    made_here: bool = False
 
 
 class Incoming:
@@ -192,7 +193,8 @@ class Incoming:
             if digest not in found:
                 raise self._mismatch(str(digest))
         named = (*expected.digests, *expected.any_of)
-        if not any(digest.is_strong for digest in named) and not (expected.allow_weak and named):
+        enough = any(digest.is_strong for digest in named) or (expected.allow_weak and named)
+        if not enough and not expected.made_here:
             raise DigestMismatchError("nothing strong enough to check it by is known", where=expected.label)
         if expected.any_of and not found & set(expected.any_of):
             raise self._mismatch(f"one of {len(expected.any_of)} others")
@@ -208,9 +210,15 @@ class Incoming:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk or quota below `path` into DiskFullError."""
+    """Turn a full disk or quota below `path` into DiskFullError, and a closed folder into StoreError."""
     try:
         yield
+    except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
+        raise StoreError(
+            f"cannot be used: {error.strerror}",
+            where=str(error.filename or path),
+            hint="look at its owner and permissions; another user may have made it",
+        ) from error
     except OSError as error:
         if error.errno not in _FULL:
             raise

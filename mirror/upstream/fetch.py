@@ -15,7 +15,7 @@ import httpx
 
 from mirror.errors import NotFoundUpstreamError, TruncatedError, UpstreamError
 from mirror.store import Expected, Incoming, Store
-from mirror.upstream.settings import redact
+from mirror.upstream.settings import expanded, redact
 
 _T = TypeVar("_T")
 _WORTH_RETRYING = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -39,9 +39,10 @@ async def get(
             if response.status_code in _GONE:
                 return None
             _check_status(response)
-            body = bytearray()
+            body, pace = bytearray(), _Pace(url)
             async for chunk in response.aiter_bytes():
                 body += chunk
+                pace.count(len(chunk))
                 if len(body) > _PAGE_LIMIT:
                     raise UpstreamError("the page has no end", where=redact(url))
             kept = {k: v for k, v in response.headers.items() if k.lower() == "content-type"}
@@ -65,11 +66,12 @@ async def fetch(
     shown the file before it is kept, and raises to refuse it. Raises UpstreamError and its kinds,
     DigestMismatchError, DiskFullError; the store is then as it was.
     """
+    place = expanded(url)
     with store.receive(expected) as incoming:
-        if urlsplit(url).scheme == "file":
-            _copy(Path(unquote(urlsplit(url).path)), incoming, advance)
+        if place.startswith("file:"):
+            _copy(local_path(place), incoming, advance)
         else:
-            await _retry(lambda: _transfer(client, url, incoming, advance), url, retries)
+            await _retry(lambda: _transfer(client, place, incoming, advance), url, retries)
         return await asyncio.to_thread(_keep, store, incoming, inspect)
 
 
@@ -131,6 +133,12 @@ def _continues(response: httpx.Response, received: int) -> bool:
     return response.status_code == 206 and response.headers.get("content-range", "").startswith(
         f"bytes {received}-"
     )
+
+
+def local_path(url: str) -> Path:
+    """Give the path that a file: URL, or a plain path, means."""
+    parts = urlsplit(url)
+    return Path(unquote(parts.path)) if parts.scheme == "file" else Path(url)
 
 
 def _copy(path: Path, incoming: Incoming, advance: Advance) -> None:
@@ -212,5 +220,5 @@ async def _attempt(attempt: Callable[[], Awaitable[_T]], url: str) -> _T:
             where=redact(url),
             hint="check the network, the proxy, and `pip config list` or `npm config list`",
         ) from error
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         raise UpstreamError(f"cannot be fetched: {error}", where=redact(url)) from error

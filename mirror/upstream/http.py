@@ -6,45 +6,71 @@ import asyncio
 import ipaddress
 import socket
 import ssl
-import subprocess
-from base64 import b64encode
-from collections.abc import AsyncIterator, Generator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from netrc import NetrcParseError, netrc
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 import httpcore
 import httpx
 
 from mirror.errors import UpstreamError
-from mirror.upstream.settings import UpstreamSettings
+from mirror.upstream.auth import UpstreamAuth
+from mirror.upstream.settings import UpstreamSettings, redact
 
 _USER_AGENT = "lockstock"
+_SCHEMES = ("http", "https", "all")
 
 
 @asynccontextmanager
 async def http_client(settings: UpstreamSettings, concurrency: int) -> AsyncIterator[httpx.AsyncClient]:
-    """Open the client. `concurrency` is the most connections at a time."""
-    context = _tls(settings)
-    dialer = _Dialer(settings)
-    insecure = {
-        f"https://{host}": _transport(_unchecked(), dialer, concurrency) for host in settings.trusted_hosts
-    }
-    # Behind a proxy, names are the proxy's to look up and addresses its to refuse.
-    proxied = settings.proxy is not None or any(name in getproxies() for name in ("http", "https", "all"))
+    """Open the client. `concurrency` is the most connections at a time. Raises UpstreamError."""
+    context, dialer = _tls(settings), _Dialer(settings)
     async with httpx.AsyncClient(
-        verify=context,
-        proxy=settings.proxy,
-        transport=None if proxied else _transport(context, dialer, concurrency),
-        mounts=None if proxied else insecure,
+        transport=_transport(context, dialer, concurrency),
+        mounts=_mounts(settings, context, dialer, concurrency),
         timeout=httpx.Timeout(settings.timeout),
         follow_redirects=True,
         max_redirects=5,
-        auth=_HostAuth(settings.named, settings.authorization),
+        auth=UpstreamAuth(settings.named, settings.authorization),
         headers={"User-Agent": _USER_AGENT},
+        trust_env=False,
     ) as client:
         yield client
+
+
+def _mounts(
+    settings: UpstreamSettings, context: ssl.SSLContext, dialer: _Dialer, concurrency: int
+) -> dict[str, httpx.AsyncBaseTransport]:
+    """Say which requests go through a proxy, and which hosts' certificates pip was told to trust.
+
+    A proxy looks names up itself, and it refuses addresses or does not; all else is dialled here.
+    """
+    proxies = {"all": settings.proxy} if settings.proxy else {s: getproxies().get(s) for s in _SCHEMES}
+    mounts: dict[str, httpx.AsyncBaseTransport] = {
+        f"{scheme}://": _proxied(proxy, context) for scheme, proxy in proxies.items() if proxy
+    }
+    direct = [] if settings.proxy else [host.strip() for host in getproxies().get("no", "").split(",")]
+    for host in filter(None, direct):
+        pattern = "all://" if host == "*" else f"all://{'*' if host.startswith('.') else ''}{host}"
+        mounts[pattern] = _transport(context, dialer, concurrency)
+    for host in settings.trusted_hosts:
+        proxy = proxies.get("all") or proxies.get("https")
+        trusting = _proxied(proxy, _unchecked()) if proxy else _transport(_unchecked(), dialer, concurrency)
+        mounts[f"https://{host}"] = trusting
+    return mounts
+
+
+def _proxied(proxy: str, context: ssl.SSLContext) -> httpx.AsyncHTTPTransport:
+    url = proxy if "://" in proxy else f"http://{proxy}"
+    try:
+        return httpx.AsyncHTTPTransport(verify=context, proxy=url)
+    except (ValueError, ImportError) as error:
+        raise UpstreamError(
+            f"the proxy cannot be used: {error}",
+            where=redact(url),
+            hint="an http or https proxy can; `pip config list`",
+        ) from error
 
 
 def _transport(context: ssl.SSLContext, dialer: _Dialer, concurrency: int) -> httpx.AsyncHTTPTransport:
@@ -78,83 +104,6 @@ def _tls(settings: UpstreamSettings) -> ssl.SSLContext:
             hint="look at `pip config debug` and `npm config list`",
         ) from error
     return context
-
-
-class _HostAuth(httpx.Auth):
-    """Sends an index's credentials to that index's host only, and netrc's to netrc's hosts.
-
-    Where a host asks for some and there are none, the user's keyring is asked, once, as pip does.
-    """
-
-    def __init__(self, urls: Iterable[str], authorization: Mapping[str, str]) -> None:
-        self._places = sorted(authorization.items(), key=lambda item: -len(item[0]))
-        self._known: dict[str, tuple[str, str] | None] = {}
-        self._users: dict[str, str] = {}
-        for url in urls:
-            parts = urlsplit(url)
-            host, user = parts.netloc.rpartition("@")[2], unquote(parts.username or "")
-            if user:
-                self._users[host] = user
-            if user and parts.password is not None:
-                self._known[host] = (user, unquote(parts.password))
-        try:
-            self._netrc: netrc | None = netrc()
-        except (FileNotFoundError, NetrcParseError):
-            self._netrc = None
-
-    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        if header := self._header_of(request.url):
-            request.headers["Authorization"] = header
-            yield request
-            return
-        host = request.url.netloc.decode("ascii")
-        credentials = self._known.get(host) or self._from_netrc(request.url.host)
-        if credentials is None and (user := self._users.get(host)):
-            credentials = (user, "")  # a token in the place of the user's name
-        if credentials:
-            response = yield from self._send(request, credentials)
-        else:
-            response = yield request
-        if response.status_code == 401 and host not in self._known:
-            self._known[host] = _from_keyring(f"{request.url.scheme}://{host}/", self._users.get(host))
-            if found := self._known[host]:
-                yield from self._send(request, found)
-
-    def _header_of(self, url: httpx.URL) -> str | None:
-        """Give the header for a URL, that of the longest place which it is below."""
-        address = f"//{url.netloc.decode('ascii')}{url.path}"
-        return next((header for place, header in self._places if address.startswith(place)), None)
-
-    def _send(
-        self, request: httpx.Request, credentials: tuple[str, str]
-    ) -> Generator[httpx.Request, httpx.Response, httpx.Response]:
-        secret = b64encode(":".join(credentials).encode()).decode("ascii")
-        request.headers["Authorization"] = f"Basic {secret}"
-        return (yield request)
-
-    def _from_netrc(self, host: str) -> tuple[str, str] | None:
-        entry = self._netrc.authenticators(host) if self._netrc else None
-        return (entry[0], entry[2] or "") if entry else None
-
-
-def _from_keyring(url: str, user: str | None) -> tuple[str, str] | None:
-    """Ask the `keyring` command; None where there is no such command or entry."""
-    arguments = ["get", url, user] if user else ["--mode", "creds", "get", url]
-    try:
-        answer = subprocess.run(
-            ["keyring", *arguments],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
-    except (FileNotFoundError, subprocess.TimeoutExpired):
-        return None
-    lines = answer.stdout.splitlines()
-    if answer.returncode or len(lines) < (1 if user else 2):
-        return None
-    return (user, lines[0]) if user else (lines[0], lines[1])
 
 
 class _Dialer(httpcore.AsyncNetworkBackend):
@@ -202,16 +151,21 @@ class _Dialer(httpcore.AsyncNetworkBackend):
         return addresses
 
     async def _look_up(self, host: str) -> list[str]:
+        """Look a name up once for all who ask; what failed may be asked again."""
         if host not in self._lookups:
             self._lookups[host] = asyncio.create_task(_addresses(host))
-        return await self._lookups[host]
+        try:
+            return await asyncio.shield(self._lookups[host])
+        except httpcore.ConnectError:
+            self._lookups.pop(host, None)
+            raise
 
 
 async def _addresses(host: str) -> list[str]:
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise httpcore.ConnectError(f"{host}: {error.strerror or error}") from error
+    except (OSError, UnicodeError) as error:  # a name may not even be one
+        raise httpcore.ConnectError(f"{host}: {getattr(error, 'strerror', None) or error}") from error
     return list(dict.fromkeys(str(item[4][0]) for item in found))
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from packaging.utils import (
     InvalidSdistFilename,
@@ -24,7 +24,7 @@ from lockfiles.model import Artifact, Digest, IndexSource, Package
 from mirror.config import UpstreamSpec
 from mirror.errors import DigestMismatchError, NotFoundUpstreamError, UpstreamError
 from mirror.store import write_atomically
-from mirror.upstream.fetch import get
+from mirror.upstream.fetch import get, local_path
 from mirror.upstream.session import Upstream
 from mirror.upstream.settings import is_pinned, redact
 from mirror.upstream.simple import ACCEPT, Wanted, file_version, narrow_page, parse_page
@@ -44,13 +44,14 @@ def is_located(package: Package, upstreams: Iterable[UpstreamSpec] = ()) -> bool
 
 
 class LocatedFiles:
-    """What indexes said before, per package and its locked digests.
+    """What indexes said before, per package, its locked digests, and the indexes it is pinned to.
 
-    The digests make an answer final, so it never grows old: no network is needed for it again.
+    The digests make an answer final: no network is needed for it again, unless a place is left.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, upstreams: Iterable[UpstreamSpec] = ()) -> None:
         self._folder = folder
+        self._upstreams = tuple(upstreams)
 
     def get(self, package: Package) -> tuple[Artifact, ...] | None:
         """Give the files found for this package before."""
@@ -62,17 +63,25 @@ class LocatedFiles:
         except (FileNotFoundError, ValueError, TypeError, KeyError):
             return None
 
-    def put(self, package: Package, files: Iterable[Artifact]) -> None:
-        """Keep an answer. Credentials in URLs are left out."""
-        items = [{**asdict(file), "url": redact(file.url or "")} for file in files]
-        write_atomically(self._path(package), json.dumps(items).encode())
+    def put(self, package: Package, files: Sequence[Artifact]) -> None:
+        """Keep an answer, without credentials. One that holds for a time, as signed URLs do, is not kept."""
+        if all(file.digests and file.url and not urlsplit(file.url).query for file in files):
+            items = [{**asdict(file), "url": redact(file.url or "")} for file in files]
+            write_atomically(self._path(package), json.dumps(items).encode())
+
+    def forget(self, package: Package) -> bool:
+        """Drop an answer whose places have been left; say whether there was one."""
+        path = self._path(package)
+        there = path.exists()
+        path.unlink(missing_ok=True)
+        return there
 
     def _path(self, package: Package) -> Path:
         locked = sorted(map(str, _allowed(package)))
-        key = hashlib.sha256(
-            "\n".join([package.ecosystem, package.name, str(package.version), *locked]).encode()
-        )
-        return self._folder / key.hexdigest()[:2] / f"{key.hexdigest()[2:32]}.json"
+        pins = sorted(redact(s.index) for s in self._upstreams if is_pinned(package.name, (s,)))
+        parts = [package.ecosystem, package.name, str(package.version), *locked, *pins]
+        key = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        return self._folder / key[:2] / f"{key[2:32]}.json"
 
 
 async def locate(
@@ -88,8 +97,7 @@ async def locate(
             files = await ask(package, upstream)
         except LockstockError as error:
             return error
-        if all(file.digests for file in files):
-            known.put(package, files)
+        known.put(package, files)
         return replace(package, artifacts=files)
 
     results = await asyncio.gather(*map(found, packages))
@@ -228,12 +236,6 @@ def _in_folder(link: str, wanted: Wanted) -> tuple[Artifact, ...]:
         for file in sorted(folder.iterdir() if folder.is_dir() else ())
         if wanted(file.name)
     )
-
-
-def local_path(url: str) -> Path:
-    """Give the path that a file: URL, or a plain path, means."""
-    parts = urlsplit(url)
-    return Path(unquote(parts.path)) if parts.scheme == "file" else Path(url)
 
 
 def _file_digest(file: Path) -> Digest:

@@ -7,6 +7,8 @@ are merged by pip itself, in a child process.
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 from collections.abc import Collection, Iterable, Mapping
@@ -24,6 +26,9 @@ o, _ = create_command("install").parse_args([])
 keys = "index_url extra_index_urls find_links no_index cert client_cert trusted_hosts proxy timeout retries"
 print(json.dumps({key: getattr(o, key) for key in keys.split()}))
 """
+
+
+_VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)\}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +68,9 @@ def is_pinned(name: str, specs: Iterable[UpstreamSpec]) -> bool:
 
 def pip_settings(specs: Collection[UpstreamSpec]) -> UpstreamSettings:
     """Ask pip for its settings; what lockstock.toml names goes before. Raises UpstreamError."""
-    answer = subprocess.run([sys.executable, "-c", _ASK_PIP], capture_output=True, text=True, check=False)
+    answer = subprocess.run(
+        [sys.executable, "-P", "-c", _ASK_PIP], capture_output=True, text=True, check=False
+    )
     if answer.returncode:
         reason = answer.stderr.strip().splitlines()[-1:] or ["no answer"]
         raise UpstreamError(
@@ -87,5 +94,13 @@ def pip_settings(specs: Collection[UpstreamSpec]) -> UpstreamSettings:
 
 def redact(url: str) -> str:
     """Give the URL without the credentials and the query it may carry."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "(not a URL)"
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def expanded(url: str) -> str:
+    """Put the environment's values in place of `${NAME}`, as pip does in requirements."""
+    return _VARIABLE.sub(lambda match: os.environ.get(match[1], match[0]), url)

@@ -79,7 +79,7 @@ def _from_json(body: bytes, url: str, wanted: Wanted) -> Iterator[Artifact]:
     try:
         page = json.loads(body)
         for file in page["files"]:
-            if wanted(file["filename"]):
+            if _printable(file["filename"]) and _printable(file["url"]) and wanted(file["filename"]):
                 yield _artifact(file["filename"], urljoin(url, file["url"]), file)
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"not PEP 691: {type(error).__name__} {error}") from error
@@ -92,9 +92,14 @@ def _artifact(filename: str, url: str, file: dict[str, Any]) -> Artifact:
         url=url,
         digests=_digests(file.get("hashes", {}).items()),
         size=size if isinstance(size, int) and size >= 0 else None,
-        requires_python=file.get("requires-python") or None,
+        requires_python=_printable(file.get("requires-python")),
         yanked=bool(file.get("yanked")),
     )
+
+
+def _printable(value: Any) -> str | None:
+    """Give a text that is one; an index may send anything."""
+    return value if isinstance(value, str) and value and value.isprintable() else None
 
 
 def _digests(items: Any) -> tuple[Digest, ...]:
@@ -122,7 +127,7 @@ def _from_html(body: bytes, url: str, wanted: Wanted) -> Iterator[Artifact]:
             filename=filename,
             url=urljoin(base, reference),
             digests=_digests([(algorithm, value)] if separator else []),
-            requires_python=attributes.get("data-requires-python") or None,
+            requires_python=_printable(attributes.get("data-requires-python")),
             yanked="data-yanked" in attributes,
         )
 

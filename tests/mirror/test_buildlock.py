@@ -75,7 +75,7 @@ def test_hostile_sdists(tmp_path: Path) -> None:
         member = tarfile.TarInfo("bomb-1.0/pyproject.toml")
         member.size = 50 << 20
         archive.addfile(member, io.BytesIO(bytes(member.size)))
-    with pytest.raises(ValueError, match="1 MiB"):
+    with pytest.raises(ValueError, match="larger than"):
         sdist_pyproject(bomb, bomb.name)
     link = tmp_path / "link-1.0.tar.gz"
     with tarfile.open(link, "w:gz") as archive:

@@ -6,11 +6,13 @@ import os
 import subprocess
 import sys
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from mirror.publish import devpi_server
+from tests.git_server import serve_git
 from tests.index_server import IndexServer
 from tests.mirror.test_many_locks import TARGET, git
 from tests.project import Project
@@ -104,7 +106,7 @@ def test_requirements_of_a_lock_that_names_no_files(project: Project, wheels: Pa
 
 
 @pytest.fixture
-def pinned(project: Project, tmp_path: Path) -> tuple[Project, str]:
+def pinned(project: Project, tmp_path: Path) -> Iterator[tuple[Project, str]]:
     """A project that locks one package from git, and the commit."""
     folder = tmp_path / "library"
     (folder / "sub").mkdir(parents=True)
@@ -115,9 +117,10 @@ def pinned(project: Project, tmp_path: Path) -> tuple[Project, str]:
     git(folder, "add", ".")
     git(folder, "commit", "-qm", "one")
     commit = git(folder, "rev-parse", "HEAD")
-    line = f"library @ git+{folder.as_uri()}@{commit}#subdirectory=sub\n"
-    (project.folder / "requirements.txt").write_text(line)
-    return project, commit
+    with serve_git(tmp_path) as url:
+        line = f"library @ git+{url}/library@{commit}#subdirectory=sub\n"
+        (project.folder / "requirements.txt").write_text(line)
+        yield project, commit
 
 
 def test_a_package_from_git_is_stocked_with_what_it_needs_to_be_built(

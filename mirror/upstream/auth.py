@@ -1,0 +1,112 @@
+"""Credentials for upstreams: each goes to the place it was given for, and nowhere else."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from base64 import b64encode
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from netrc import NetrcParseError, netrc
+
+import httpx
+
+_Credentials = tuple[str, str]
+_KEYRING_LIMIT = 30  # seconds
+
+
+class UpstreamAuth(httpx.Auth):
+    """Finds the credentials of a URL, in this order.
+
+    What npm's configuration gives for the longest prefix; what the URL itself carries; those of the
+    index whose URL has the longest part in common; netrc; and, once the host asked for some and none
+    of these were there or right, the user's keyring, as pip does.
+    """
+
+    def __init__(self, urls: Iterable[str], authorization: Mapping[str, str]) -> None:
+        self._headers = sorted(authorization.items(), key=lambda item: -len(item[0]))
+        self._indexes = [url for url in map(httpx.URL, urls) if url.userinfo]
+        self._keyring: dict[tuple[str, str, int | None], _Credentials | None] = {}
+        self._asking = asyncio.Lock()
+        try:
+            self._netrc: netrc | None = netrc()
+        except (FileNotFoundError, NetrcParseError):
+            self._netrc = None
+
+    async def async_auth_flow(self, request: httpx.Request) -> AsyncGenerator[httpx.Request, httpx.Response]:
+        """Send what is known; where that is refused, ask the keyring and try once more."""
+        if header := self._header(request.url):
+            request.headers["Authorization"] = header
+        sent = request.headers.get("Authorization")
+        response = yield request
+        if response.status_code == 401 and (found := await self._ask_keyring(request.url)):
+            header = _basic(found)
+            if header != sent:
+                request.headers["Authorization"] = header
+                yield request
+
+    def _header(self, url: httpx.URL) -> str | None:
+        address = f"//{url.netloc.decode('ascii')}{url.path}"
+        given = next((header for place, header in self._headers if address.startswith(place)), None)
+        if given:
+            return given
+        found = (
+            _of_url(url) or self._keyring.get(_origin(url)) or self._of_index(url) or self._of_netrc(url.host)
+        )
+        return _basic(found) if found else None
+
+    def _of_index(self, url: httpx.URL) -> _Credentials | None:
+        """Give those of the index on this host that lies nearest: files often lie beside an index."""
+        near = [index for index in self._indexes if _origin(index) == _origin(url)]
+        return _of_url(max(near, key=lambda index: _in_common(index.path, url.path))) if near else None
+
+    def _of_netrc(self, host: str) -> _Credentials | None:
+        entry = self._netrc.authenticators(host) if self._netrc else None
+        return (entry[0], entry[2] or "") if entry else None
+
+    async def _ask_keyring(self, url: httpx.URL) -> _Credentials | None:
+        origin = _origin(url)
+        async with self._asking:
+            if origin not in self._keyring:
+                user = next((i.username for i in self._indexes if _origin(i) == origin), None)
+                place = f"{url.scheme}://{url.netloc.decode('ascii')}/"
+                self._keyring[origin] = await asyncio.to_thread(_from_keyring, place, user)
+            return self._keyring[origin]
+
+
+def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port
+
+
+def _of_url(url: httpx.URL) -> _Credentials | None:
+    """Give what a URL carries; a lone user name is a token."""
+    return (url.username, url.password) if url.userinfo else None
+
+
+def _in_common(one: str, other: str) -> int:
+    return next(
+        (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
+    )
+
+
+def _basic(credentials: _Credentials) -> str:
+    return f"Basic {b64encode(':'.join(credentials).encode()).decode('ascii')}"
+
+
+def _from_keyring(url: str, user: str | None) -> _Credentials | None:
+    """Ask the `keyring` command; None where there is no such command or entry."""
+    arguments = ["get", url, user] if user else ["--mode", "creds", "get", url]
+    try:
+        answer = subprocess.run(
+            ["keyring", *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_KEYRING_LIMIT,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    lines = answer.stdout.splitlines()
+    if answer.returncode or len(lines) < (1 if user else 2):
+        return None
+    return (user, lines[0]) if user else (lines[0], lines[1])
