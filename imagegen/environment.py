@@ -6,6 +6,7 @@ It is what `python3 -m venv` and `guest/prepare.py` leave behind in a Dockerfile
 from __future__ import annotations
 
 import re
+import shlex
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -88,8 +89,11 @@ def _accounts(plan: ImagePlan, root: RootFs) -> Iterable[Entry]:
 
 
 def _activation(template: bytes, venv: str) -> bytes:
-    # The brackets moved from the value into the templates with Python 3.13.
+    # With Python 3.13 the brackets moved from the value into the templates, and with a security fix
+    # quotes moved from the templates into the value.
     prompt = "venv" if re.search(rb'\("?__VENV_PROMPT__', template) else "(venv) "
+    if b'"__VENV_PROMPT__' not in template:
+        prompt = shlex.quote(prompt)
     values = {
         "DIR": venv, "NAME": "venv", "PROMPT": prompt, "BIN_NAME": "bin", "PYTHON": f"{venv}/bin/python3",
     }  # fmt: skip

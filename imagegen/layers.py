@@ -19,7 +19,7 @@ from isal import isal_zlib
 from mirror.store import disk_errors, sync_folder, write_atomically
 
 # Part of every key: raise it when the same input gives other bytes.
-LAYOUT = 1
+LAYOUT = 3
 MEDIA_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
 # Of ISA-L's levels the one after which more time hardly gives smaller layers.
 _LEVEL = 2

@@ -37,8 +37,9 @@ class ImagePlan:
     """Everything that decides an image's content.
 
     `install` is installed in the virtual environment, `stock` lies beside it as files (and holds
-    `install`), `uv` is the tool that goes on PATH, `layers` is the most layers it may have.
-    `digest` is the sha256 of all the rest and of the templates.
+    `install`), `uv` is the tool that goes on PATH, `layers` is the most layers it may have,
+    and `compile` whether modules are byte-compiled. `digest` is the sha256 of all the rest and of
+    the templates.
     """
 
     name: str
@@ -53,6 +54,7 @@ class ImagePlan:
     env: Mapping[str, str]
     labels: Mapping[str, str]
     layers: int
+    compile: bool
     digest: str = ""
 
     @property
@@ -104,6 +106,7 @@ def make_plan(
         env=spec.env,
         labels=_labels(spec, snapshot, target, base),
         layers=spec.layers,
+        compile=spec.compile,
     )
     return replace(plan, digest=_digest(plan, templates))
 

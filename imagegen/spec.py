@@ -48,7 +48,7 @@ class ImageSpec:
     """An image to build.
 
     `project` is the folder its checks run in, `skip_imports` are modules that verify leaves alone,
-    `layers` is how many layers it may have at most.
+    `layers` is how many layers it may have at most; modules are byte-compiled where `compile` says so.
     """
 
     name: str
@@ -61,6 +61,7 @@ class ImageSpec:
     project: Path | None = None
     skip_imports: tuple[str, ...] = ()
     layers: int = DEFAULT_BUDGET
+    compile: bool = True
 
 
 def load_images(config: Config) -> tuple[ImageSpec, ...]:
@@ -114,6 +115,7 @@ def _image(name: str, table: Table, config: Config) -> ImageSpec:
         project=existing(table, "project", folder, project, want_folder=True) if project else None,
         skip_imports=table.strings("skip_imports", ()),
         layers=_budget(table),
+        compile=table.boolean("compile", default=True),
     )
     table.finish()
     return spec

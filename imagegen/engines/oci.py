@@ -16,6 +16,7 @@ from typing import Any
 from packaging.utils import canonicalize_name
 
 from imagegen.archive import Entry, tar
+from imagegen.bytecode import Compiler
 from imagegen.claims import Claims, check_together
 from imagegen.environment import owner, settings_entries, venv_entries
 from imagegen.errors import NotStockedError, UnsupportedError
@@ -62,8 +63,11 @@ class DirectEngine:
         check_supported(plan)
         venv = Venv(root=f"{HOME}/venv", python=target.minor)
         groups = group(plan.stock, plan.layers, plan.name)
-        work = _Work(plan=plan, target=target, venv=venv, root=root, stored=self._stored)
+        compiler = Compiler(tarball, plan.base.digest, venv.python, self._root / "roots", progress)
+        work = _Work(plan=plan, target=target, venv=venv, root=root, stored=self._stored, compiler=compiler)
         with self._alone():
+            if plan.compile:
+                compiler.prepare()
             progress.step(f"assembling {plan.reference} from {plan.base.name}")
             with ThreadPoolExecutor(os.cpu_count()) as pool:
                 # The longest first, so that no core waits for it at the end.
@@ -97,16 +101,16 @@ class DirectEngine:
     def _venv(self, work: _Work) -> Made:
         names = {canonicalize_name(file.name) for file in work.plan.install}
         seeds = [name for name in work.root.wheels() if _seeded(name, work.venv.python, names)]
-        recipe = ["venv", work.plan.base.digest, work.venv.root, work.venv.python, seeds]
+        recipe = ["venv", work.plan.base.digest, work.python, seeds]
         return _made(self._layers.get(recipe, "the empty environment", lambda: _venv_content(work, seeds)))
 
     def _group(self, work: _Work, files: Group) -> Made:
-        recipe = ["wheels", work.venv.root, work.venv.python, work.plan.user, [work.recipe(f) for f in files]]
+        recipe = ["wheels", work.python, [work.recipe(file) for file in files]]
         comment = ", ".join(f"{file.name} {file.version}" for file in files)
         return _made(self._layers.get(recipe, comment, lambda: _group_content(work, files)))
 
     def _settings(self, work: _Work) -> Layer:
-        entries = list(settings_entries(work.plan, work.root, work.venv.python))
+        entries = work.modules(list(settings_entries(work.plan, work.root, work.venv.python)))
         stream = b"".join(work.tar(entries))
         recipe = ["settings", hashlib.sha256(stream).hexdigest()]
         return self._layers.get(recipe, "settings", lambda: Content(tar=[stream], facts={}))[0]
@@ -121,6 +125,19 @@ class _Work:
     venv: Venv
     root: RootFs
     stored: Callable[[str], Path]
+    compiler: Compiler
+
+    @property
+    def python(self) -> list[str]:
+        """Say what layers with modules depend on: where they lie, and what compiles them."""
+        package = f"python{self.venv.python}-minimal"
+        compiled = [self.root.packages[package]] if self.plan.compile else []
+        return [self.venv.root, self.venv.python, self.plan.user, *compiled]
+
+    def modules(self, entries: Collection[Entry]) -> list[Entry]:
+        """Give the entries, and the compiled form of their modules where that is wanted."""
+        own = [entry for entry in entries if "/lib/python" in entry.path] if self.plan.compile else []
+        return [*entries, *self.compiler.compiled(own)]
 
     def tar(self, entries: Iterable[Entry]) -> Iterator[bytes]:
         return tar(entries, lambda path: owner(self.plan.user, path), time=EPOCH)
@@ -180,7 +197,9 @@ def _group_content(work: _Work, files: Group) -> Content:
 def _content(work: _Work, entries: Iterable[Entry], claims: Sequence[Claims]) -> Content:
     check_together(claims, scripts=False)
     unique = {entry.path: entry for entry in entries}
-    return Content(tar=work.tar(unique.values()), facts={"claims": [claim.plain() for claim in claims]})
+    return Content(
+        tar=work.tar(work.modules(unique.values())), facts={"claims": [claim.plain() for claim in claims]}
+    )
 
 
 def _made(found: tuple[Layer, Mapping[str, Any]]) -> Made:

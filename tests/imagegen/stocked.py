@@ -83,9 +83,10 @@ class StockedProject:
         return snapshot
 
     def share_bases(self, cache: Path) -> None:
-        """Use the bases of the tests' cache, and keep new ones there."""
-        cache.mkdir(parents=True, exist_ok=True)
-        (self.folder / ".lockstock" / "bases").symlink_to(cache)
+        """Use the bases of the tests' cache, packed and unpacked, and keep new ones there."""
+        for name, folder in (("bases", cache), ("roots", cache.parent / "roots")):
+            folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / ".lockstock" / name).symlink_to(folder)
 
     def imagegen(
         self, *arguments: str, environment: Mapping[str, str] | None = None
