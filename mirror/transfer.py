@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from packaging.utils import canonicalize_name
+
+from lockfiles.formats.node import check_npm_name
 from lockfiles.model import Digest, Ecosystem
 from lockfiles.urls import check_filename
 from mirror import bundle
@@ -211,9 +214,11 @@ def _snapshot(content: bytes, index: Index) -> Snapshot:
 def _check_file(file: Stocked) -> None:
     """Refuse what could not have come from a lock-file: names become names of files and folders."""
     Digest("sha256", file.sha256)
-    scoped = Ecosystem(file.ecosystem) is Ecosystem.NPM and file.name.startswith("@")
-    for name in (file.filename, *(file.name.split("/", 1) if scoped else [file.name])):
-        check_filename(name)
+    check_filename(file.filename)
+    if Ecosystem(file.ecosystem) is Ecosystem.NPM:
+        check_npm_name(file.name)
+    elif canonicalize_name(file.name, validate=True) != file.name:
+        raise ValueError(f"{file.name!r} is not a normalized name")
     if type(file.size) is not int or file.size < 0:
         raise ValueError(f"{file.filename!r} has no size")
     for text in (file.version, file.url, file.requires_python or "", file.tree or ""):

@@ -260,7 +260,8 @@ def hostile(path: Path, snapshot: Snapshot, content: dict[str, bytes], manifest:
     "change",
     [
         {"filename": "../../../../etc/evil"}, {"filename": ".."}, {"filename": "a\nb"}, {"name": "../x"},
-        {"name": "@a/b/c"}, {"name": "@a/../c", "ecosystem": "npm"}, {"ecosystem": "gem"}, {"size": "5"},
+        {"name": "@a/b/c"}, {"name": "@a/../c", "ecosystem": "npm"}, {"name": "index.html"},
+        {"name": "Flask"}, {"ecosystem": "gem"}, {"size": "5"},
         {"size": -1}, {"size": 4}, {"version": "1\x1b[2J"}, {"url": ["a"]}, {"filename": 7},
         {"sha256": "A" * 64}, {"requires_python": "\0"},
     ],
