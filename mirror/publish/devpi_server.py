@@ -143,7 +143,7 @@ def _spawn(folder: Path, port: int, log: IO[bytes] | IO[str]) -> subprocess.Pope
     environment = {name: value for name, value in os.environ.items() if not name.startswith("DEVPI")}
     address = [f"--host={HOST}", f"--port={port}"]
     return subprocess.Popen(
-        [sys.executable, "-m", "devpi_server", *address, *devpi.options(folder)],
+        [sys.executable, "-P", "-m", "devpi_server", *address, *devpi.options(folder)],
         stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
         process_group=0, preexec_fn=_end_with_parent,
     )  # fmt: skip
