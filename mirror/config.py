@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import cast, get_args
 from urllib.parse import urlsplit
 
+from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from lockfiles.document import Table, parse_toml
 from lockfiles.errors import ConfigError
 from lockfiles.select import Sdists, SdistUse
 from lockfiles.target import Target
+from mirror.patterns import is_pattern
 
 DEFAULT_FILE = Path("lockstock.toml")
 DEFAULT_PORT = 3141
@@ -53,7 +55,7 @@ class LockSpec:
     @property
     def is_pattern(self) -> bool:
         """Whether `path` stands for any number of locks."""
-        return any(character in str(self.path) for character in "*?[")
+        return is_pattern(self.path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +129,7 @@ def _config(file: Path, document: Table) -> Config:
         url=_url(mirror),
         concurrency=mirror.integer("concurrency", 16, minimum=1),
         max_file_size=mirror.integer("max_file_size", 4 << 30, minimum=1),
-        tools=mirror.strings("tools", ("uv",)),
+        tools=_tools(mirror),
         targets=_targets(document.table("targets")),
         locks=tuple(
             _lock(name, table, file.parent) for name, table in document.table("locks").named_tables()
@@ -138,6 +140,19 @@ def _config(file: Path, document: Table) -> Config:
     mirror.finish()
     document.finish()
     return config
+
+
+def _tools(mirror: Table) -> tuple[str, ...]:
+    """Read the requirements of tools: names with versions, and neither options nor URLs."""
+    tools = mirror.strings("tools", ("uv",))
+    for tool in tools:
+        try:
+            named = Requirement(tool).url is None
+        except InvalidRequirement:
+            named = False
+        if not named:
+            raise mirror.fault("tools", f"{tool!r} is not a requirement by name, such as 'uv>=0.9'")
+    return tools
 
 
 def _url(mirror: Table) -> str:
