@@ -13,10 +13,13 @@ import typer
 
 from imagegen import build as building
 from imagegen import direct as directing
+from imagegen import push as pushing
 from imagegen import verify as verifying
 from imagegen.engines.docker import DockerEngine
 from imagegen.errors import VerifyError
 from imagegen.live import live
+from imagegen.push import tags_of
+from imagegen.registry import Reference
 from imagegen.spec import ImageSpec, find_image, load_images
 from mirror import config as configuration
 from mirror.config import Config
@@ -96,6 +99,43 @@ def build(
         print_json(_describe(built))
     else:
         _print_built(built)
+
+
+@app.command()
+def push(
+    name: NameArgument,
+    references: Annotated[
+        list[str],
+        typer.Argument(help="Where to: HOST/NAME or HOST/NAME:TAG.", metavar="REFERENCE", show_default=False),
+    ],
+    tag: Annotated[
+        list[str] | None,
+        typer.Option(help="One more tag; {name} and {version} are filled in. May be repeated."),
+    ] = None,
+    config: ConfigOption = configuration.DEFAULT_FILE,
+    as_json: JsonOption = False,
+) -> None:
+    """Push an image to registries: what they lack of it, and its tags at the end.
+
+    Prints the references with their digests, and notes them in images.lock beside lockstock.toml.
+    """
+    loaded, spec = _load(config, name)
+    targets = [Reference.parse(text) for text in references]
+    layout = directing.direct_engine(loaded).layout
+    with live() as progress:
+        plan, image = directing.find_built(loaded, spec, progress)
+        tags = [tags_of(target, tag or (), plan) for target in targets]
+        pushed = [
+            pushing.push(image, layout, target, names, progress)
+            for target, names in zip(targets, tags, strict=True)
+        ]
+    pushing.write_lock(loaded.file.parent / pushing.LOCK, name, pushed)
+    if as_json:
+        print_json([asdict(one) for one in pushed])
+        return
+    for one in pushed:
+        say(f"sent {human_size(one.sent)}; {human_size(one.mounted + one.present)} were there already")
+        typer.echo(one.reference)
 
 
 @app.command()

@@ -10,10 +10,11 @@ from imagegen import build as building
 from imagegen.build import LATEST, Built, Draft
 from imagegen.engines.docker import BuiltImage, DockerEngine, Facts
 from imagegen.engines.oci import DirectEngine, check_supported
-from imagegen.errors import EngineUnavailableError, UnsupportedError
+from imagegen.errors import EngineUnavailableError, NotBuiltError, UnsupportedError
 from imagegen.export import archive_entries, write_archive, write_layout
 from imagegen.live import Progress
 from imagegen.oci import Image
+from imagegen.plan import ImagePlan
 from imagegen.rootfs import RootFs, read_rootfs
 from imagegen.spec import DebianBase, ImageSpec
 from mirror.config import Config
@@ -77,6 +78,19 @@ def build(config: Config, spec: ImageSpec, output: Output | None, progress: Prog
 def direct_engine(config: Config) -> DirectEngine:
     """Give the engine that works in the folder of a mirror."""
     return DirectEngine(config.root, Layout(config.root).store.path)
+
+
+def find_built(config: Config, spec: ImageSpec, progress: Progress) -> tuple[ImagePlan, Image]:
+    """Give an image that the direct engine has built from what is stocked now. Raises NotBuiltError."""
+    plan = building.make_draft(config, spec, None, progress).plan
+    image = direct_engine(config).layout.find(plan.reference)
+    if image is None:
+        raise NotBuiltError(
+            "it is not in the mirror's image layout",
+            where=plan.reference,
+            hint=f"run `imagegen build {spec.name} --engine oci`",
+        )
+    return plan, image
 
 
 def _assemble(engine: DirectEngine, draft: Draft, progress: Progress) -> Image:

@@ -78,3 +78,16 @@ class UnsupportedError(LockstockError):
 
     exit_code = 61
     usual_hint = "`imagegen build NAME --engine docker` can, where a Docker engine answers"
+
+
+class BadReferenceError(LockstockError):
+    """The name of an image in a registry is malformed."""
+
+    exit_code = 62
+    usual_hint = "write HOST/NAME or HOST/NAME:TAG, as in registry.example:5000/team/dev:latest"
+
+
+class PushError(LockstockError):
+    """A registry refuses an image, or cannot be reached."""
+
+    exit_code = 63

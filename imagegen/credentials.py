@@ -1,0 +1,72 @@
+"""What `docker login` left: user names and secrets for registries, from its file or its helpers."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import os
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from imagegen.errors import PushError
+
+_LIMIT = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """A user and a secret, which no message shows."""
+
+    user: str
+    secret: str = field(repr=False)
+
+
+def find_credentials(registry: str, folder: Path | None = None) -> Credentials | None:
+    """Look a registry (host and port) up in docker's configuration. Raises PushError where it is broken."""
+    file = (folder or Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")) / "config.json"
+    if not file.exists():
+        return None
+    try:
+        config = json.loads(file.read_bytes())
+        helper = (config.get("credHelpers") or {}).get(registry) or config.get("credsStore")
+        found = _from_helper(helper, registry) if helper else None
+        return found or _from_file(config.get("auths") or {}, registry)
+    except (ValueError, AttributeError, KeyError, OSError, subprocess.SubprocessError) as error:
+        raise PushError(
+            "docker's configuration, or a helper that it names, cannot be used",
+            where=str(file),
+            hint="run `docker login` again",
+        ) from error
+
+
+def _from_file(auths: Mapping[str, Any], registry: str) -> Credentials | None:
+    entry = auths.get(registry) or auths.get(f"https://{registry}") or {}
+    if not entry.get("auth"):
+        return None
+    try:
+        user, _, secret = base64.b64decode(entry["auth"], validate=True).decode().partition(":")
+    except binascii.Error as error:
+        raise ValueError("auth is not base64") from error
+    return Credentials(user, secret)
+
+
+def _from_helper(helper: str, registry: str) -> Credentials | None:
+    """Ask `docker-credential-HELPER`; one that knows nothing of the registry fails."""
+    if "/" in helper:
+        raise ValueError("the helper's name is a path")
+    ended = subprocess.run(
+        [f"docker-credential-{helper}", "get"],
+        input=registry,
+        capture_output=True,
+        text=True,
+        timeout=_LIMIT,
+        check=False,
+    )
+    if ended.returncode:
+        return None
+    answer = json.loads(ended.stdout)
+    return Credentials(str(answer["Username"]), str(answer["Secret"])) if answer.get("Secret") else None

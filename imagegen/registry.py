@@ -1,0 +1,272 @@
+"""A repository of a registry, by the OCI distribution specification 1.1."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import ssl
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urljoin
+
+import httpx
+
+from imagegen.credentials import Credentials
+from imagegen.errors import BadReferenceError, PushError
+
+_REFERENCE = re.compile(
+    r"(?P<registry>[A-Za-z0-9.-]+(?::\d{1,5})?|\[[0-9a-fA-F:]+\](?::\d{1,5})?)/"
+    r"(?P<repository>[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*)"
+    r"(?::(?P<tag>\w[\w.-]{0,127}))?",
+    re.ASCII,
+)
+_CHALLENGE = re.compile(r'(\w+)="([^"]*)"')
+_CERTIFICATES = Path("/etc/docker/certs.d")
+_PIECE = 16 << 20
+_TIMEOUT = httpx.Timeout(60, connect=15)
+_ATTEMPTS = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """The name of an image in a registry: host and port, repository, and a tag if there is one."""
+
+    registry: str
+    repository: str
+    tag: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Reference:
+        """Read HOST/NAME or HOST/NAME:TAG. Raises BadReferenceError."""
+        match = _REFERENCE.fullmatch(text)
+        if not match or not _is_host(match["registry"]):
+            raise BadReferenceError("it is no name of an image in a registry", where=text)
+        return cls(registry=match["registry"], repository=match["repository"], tag=match["tag"])
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether the registry is on this very host, where it may do without TLS."""
+        host = self.registry.rpartition(":")[0] if self.registry[-1] != "]" else self.registry
+        host = (host or self.registry).strip("[]")
+        try:
+            return ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return host == "localhost"
+
+    def __str__(self) -> str:
+        return f"{self.registry}/{self.repository}"
+
+
+class Repository:
+    """One repository; a context manager. `pause` waits that many seconds between attempts."""
+
+    def __init__(
+        self,
+        reference: Reference,
+        credentials: Credentials | None,
+        pause: Callable[[float], object] = time.sleep,
+    ) -> None:
+        self.reference = reference
+        self._credentials = credentials
+        self._pause = pause
+        self._client = httpx.Client(
+            verify=_trust(reference.registry), timeout=_TIMEOUT, follow_redirects=False
+        )
+        self._authorization: dict[str, str] = {}
+        self._root = f"https://{reference.registry}/v2/"
+
+    def __enter__(self) -> Repository:
+        """Find out how the registry is to be spoken to. Raises PushError."""
+        try:
+            self._request("GET", "")
+        except PushError as error:
+            if not (self.reference.is_loopback and _speaks_no_tls(error.__cause__)):
+                raise
+            self._root = f"http://{self.reference.registry}/v2/"
+            self._request("GET", "")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close all connections."""
+        self._client.close()
+
+    def has_blob(self, digest: str) -> bool:
+        """Say whether the repository holds a blob."""
+        return self._request("HEAD", f"{self._name}/blobs/{digest}", expect=(200, 404)).status_code == 200
+
+    def mount(self, digest: str, source: str) -> bool:
+        """Take a blob over from another repository of the registry; say whether that went."""
+        path = f"{self._name}/blobs/uploads/"
+        answer = self._request(
+            "POST", path, params={"mount": digest, "from": source}, expect=(201, 202, 401, 403)
+        )
+        if answer.status_code == 202:  # an upload was begun instead
+            self._request("DELETE", self._location(answer), expect=(200, 202, 204, 404, 405))
+        return answer.status_code == 201
+
+    def upload(self, digest: str, file: Path) -> None:
+        """Send a blob piece by piece; after a cut it goes on where the registry says it stands.
+
+        A registry that has given the upload up is sent the blob from its beginning.
+        """
+        place, sent = self._begin(), 0
+        size, failures = file.stat().st_size, 0
+        with file.open("rb") as source:
+            while sent < size:
+                source.seek(sent)
+                piece = source.read(_PIECE)
+                headers = {
+                    "Content-Type": "application/octet-stream",
+                    "Content-Range": f"{sent}-{sent + len(piece) - 1}",
+                }
+                try:
+                    answer = self._once("PATCH", place, content=piece, headers=headers)
+                    _check(answer, (202,), place, str(self.reference))
+                    place, sent = self._location(answer), sent + len(piece)
+                except (httpx.TransportError, _RetryError) as error:
+                    failures += 1
+                    if failures >= _ATTEMPTS:
+                        raise self._unreachable(error) from error
+                    self._pause(2**failures / 4)
+                    place, sent = self._resume(place)
+        self._request("PUT", place, params={"digest": digest}, expect=(201,))
+
+    def put_manifest(self, name: str, content: bytes, media_type: str) -> None:
+        """Put a manifest under a tag or its digest."""
+        path = f"{self._name}/manifests/{name}"
+        self._request("PUT", path, content=content, headers={"Content-Type": media_type}, expect=(201,))
+
+    @property
+    def _name(self) -> str:
+        return self.reference.repository
+
+    def _begin(self) -> str:
+        return self._location(self._request("POST", f"{self._name}/blobs/uploads/"))
+
+    def _resume(self, place: str) -> tuple[str, int]:
+        answer = self._request("GET", place, expect=(204, 404))
+        if answer.status_code == 404:
+            return self._begin(), 0
+        _, _, last = answer.headers.get("Range", "").rpartition("-")
+        # Registries write 0-0 for one byte and for none.
+        return self._location(answer), int(last) + 1 if last.isdigit() and last != "0" else 0
+
+    def _location(self, answer: httpx.Response) -> str:
+        """Give where an upload goes on; only the registry itself is followed there with credentials."""
+        place = urljoin(str(answer.url), str(answer.headers.get("Location", "")))
+        if httpx.URL(place).host != answer.url.host:
+            raise PushError("it sends the upload to another host", where=str(self.reference))
+        return place
+
+    def _request(
+        self, method: str, path: str, *, expect: tuple[int, ...] = (200, 202), **options: Any
+    ) -> httpx.Response:
+        """Ask until there is an answer that another attempt would not change. Raises PushError."""
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                answer = self._once(method, path, **options)
+                _check(answer, expect, path, str(self.reference))
+            except (httpx.TransportError, _RetryError) as error:
+                if attempt == _ATTEMPTS or (_speaks_no_tls(error) or _distrusts(error)):
+                    raise self._unreachable(error) from error
+                self._pause(2**attempt / 4)
+            else:
+                return answer
+        raise AssertionError("unreachable")
+
+    def _once(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """Send one request, and a second one where the registry first wants to know who asks."""
+        headers = options.pop("headers", {})
+        url = httpx.URL(urljoin(self._root, path))
+        if parameters := options.pop("params", None):
+            url = url.copy_merge_params(parameters)
+        answer = self._client.request(method, url, headers={**headers, **self._authorization}, **options)
+        if answer.status_code == 401 and self._authorize(answer):
+            answer = self._client.request(method, url, headers={**headers, **self._authorization}, **options)
+        return answer
+
+    def _authorize(self, answer: httpx.Response) -> bool:
+        kind, _, rest = answer.headers.get("WWW-Authenticate", "").partition(" ")
+        basic = (self._credentials.user, self._credentials.secret) if self._credentials else None
+        if kind.lower() == "basic" and basic:
+            request = next(httpx.BasicAuth(*basic).auth_flow(httpx.Request("GET", self._root)))
+            self._authorization = {"Authorization": request.headers["Authorization"]}
+            return True
+        if kind.lower() == "bearer":
+            self._authorization = {
+                "Authorization": f"Bearer {self._token(dict(_CHALLENGE.findall(rest)), basic)}"
+            }
+            return True
+        return False
+
+    def _token(self, challenge: dict[str, str], basic: tuple[str, str] | None) -> str:
+        """Ask the service that the registry names for a token to push with."""
+        realm = challenge.pop("realm", "")
+        if not realm.startswith("https://") and not self.reference.is_loopback:
+            raise PushError("its token service has no TLS", where=str(self.reference))
+        scope = f"repository:{self._name}:pull,push"
+        answer = self._client.get(realm, params={**challenge, "scope": scope}, auth=basic)
+        if answer.status_code != 200:
+            raise PushError(
+                f"its token service answers {answer.status_code}",
+                where=str(self.reference),
+                hint=f"run `docker login {self.reference.registry}`",
+            )
+        content = answer.json()
+        return str(content.get("token") or content.get("access_token") or "")
+
+    def _unreachable(self, error: Exception) -> PushError:
+        hint = "check the name and the network, then push again: what arrived is not sent twice"
+        if _distrusts(error):
+            hint = (
+                f"put the registry's CA into {_CERTIFICATES}/{self.reference.registry}/ca.crt, or name a "
+                "bundle in SSL_CERT_FILE"
+            )
+        return PushError(f"it cannot be reached: {error}", where=str(self.reference), hint=hint)
+
+
+class _RetryError(Exception):
+    """An answer that may be another one soon."""
+
+
+def _check(answer: httpx.Response, expect: tuple[int, ...], path: str, where: str) -> None:
+    if answer.status_code in expect:
+        return
+    if answer.status_code in (416, 429, 500, 502, 503, 504):
+        raise _RetryError(f"it answers {answer.status_code}")
+    hint = "check that the repository may be written to"
+    if answer.status_code in (401, 403):
+        hint = f"run `docker login {where.partition('/')[0]}` as somebody who may push there"
+    raise PushError(f"it answers {answer.status_code} ({_reason(answer)})", where=where, hint=hint)
+
+
+def _reason(answer: httpx.Response) -> str:
+    try:
+        return str(answer.json()["errors"][0]["message"])[:200]
+    except (ValueError, KeyError, IndexError, TypeError):
+        return answer.reason_phrase
+
+
+def _speaks_no_tls(error: BaseException | None) -> bool:
+    return "WRONG_VERSION_NUMBER" in str(error) or "record layer failure" in str(error)
+
+
+def _distrusts(error: BaseException) -> bool:
+    return "CERTIFICATE_VERIFY_FAILED" in str(error)
+
+
+def _trust(registry: str) -> ssl.SSLContext:
+    """Trust what this host does, and what docker does for this registry."""
+    context = ssl.create_default_context()
+    authority = _CERTIFICATES / registry / "ca.crt"
+    if authority.is_file():
+        context.load_verify_locations(authority)
+    return context
+
+
+def _is_host(text: str) -> bool:
+    """Tell a registry from the first part of a name that has none, as docker does."""
+    return "." in text or ":" in text or text == "localhost"

@@ -1,0 +1,431 @@
+"""Pushing to a real registry: with TLS and a password, without, cut off, and refused."""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+import json
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from imagegen.credentials import Credentials, find_credentials
+from imagegen.errors import BadReferenceError, PushError
+from imagegen.layers import Content, Layers
+from imagegen.live import Silent
+from imagegen.oci import MANIFEST_TYPE, Image, ImageLayout, make_image
+from imagegen.plan import make_plan
+from imagegen.push import push, tags_of, write_lock
+from imagegen.registry import Reference, Repository
+from tests.imagegen.plans import BASE, SNAPSHOT, SPEC, TARGET
+
+# bcrypt of the secret, at its lowest cost
+HTPASSWD = "ci:$2b$04$abcdefghijklmnopqrstuuBxS6FB60KlZb.AivOc2z5qdP/hOu2r6\n"
+SECRET = "p:w d"
+PLAN = make_plan(SPEC, SNAPSHOT, TARGET, BASE, templates="0")
+CONFIG = """\
+version: 0.1
+log: {{level: error}}
+storage:
+  filesystem: {{rootdirectory: {folder}/data}}
+http:
+  addr: 127.0.0.1:{port}
+"""
+TLS = "  tls: {{certificate: {folder}/cert.pem, key: {folder}/key.pem}}\n"
+AUTH = "auth:\n  htpasswd: {{realm: tests, path: {folder}/htpasswd}}\n"
+
+
+@dataclass
+class Registry:
+    """A docker-registry on loopback, which lives inside the block."""
+
+    folder: Path
+    port: int
+    extra: str = ""
+    scheme: str = "http"
+
+    def __enter__(self) -> Registry:
+        (self.folder / "config.yml").write_text(
+            (CONFIG + self.extra).format(folder=self.folder, port=self.port)
+        )
+        (self.folder / "htpasswd").write_text(HTPASSWD)
+        self.process = subprocess.Popen(
+            ["docker-registry", "serve", str(self.folder / "config.yml")], stderr=subprocess.DEVNULL
+        )
+        for _ in range(100):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return self
+            time.sleep(0.1)
+        raise RuntimeError("the registry does not start")
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    @property
+    def host(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def get(self, path: str, **options: Any) -> httpx.Response:
+        return httpx.get(f"http://{self.host}/v2/{path}", **options)
+
+
+@pytest.fixture
+def registry(tmp_path: Path, free_port: int) -> Iterator[Registry]:
+    with Registry(tmp_path, free_port) as running:
+        yield running
+
+
+@pytest.fixture
+def locked(tmp_path: Path, free_port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
+    """With TLS and a password; its own authority is trusted."""
+    _write_certificate(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
+    with Registry(tmp_path, free_port, TLS + AUTH, "https") as running:
+        yield running
+
+
+@dataclass
+class Made:
+    """A small image in a layout."""
+
+    root: Path
+    contents: tuple[bytes, ...] = (b"base", b"venv")
+    image: Image = field(init=False)
+
+    def __post_init__(self) -> None:
+        layers = Layers(self.root)
+        made = [
+            layers.get([c.hex()[:64], len(c)], "", lambda c=c: Content(tar=[c], facts={}))[0]  # type: ignore[misc]
+            for c in self.contents
+        ]
+        self.layout = ImageLayout(self.root / "oci")
+        self.image = make_image(PLAN, made, "amd64")
+        self.layout.add(self.image, [PLAN.reference])
+
+    def push(self, reference: str, *tags: str) -> Any:
+        return push(self.image, self.layout, Reference.parse(reference), tags, Silent())
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Made:
+    return Made(tmp_path / "mirror")
+
+
+class TestPush:
+    def test_everything_arrives_and_the_tag_stands_for_it(self, registry: Registry, made: Made) -> None:
+        pushed = made.push(f"{registry.host}/team/dev", "latest", "v1")
+
+        for tag in ("latest", "v1", made.image.digest):
+            answer = registry.get(f"team/dev/manifests/{tag}", headers={"Accept": MANIFEST_TYPE})
+            assert answer.content == made.image.manifest
+            assert answer.headers["Docker-Content-Digest"] == made.image.digest
+        for digest in [layer.digest for layer in made.image.layers] + [made.image.id]:
+            content = registry.get(f"team/dev/blobs/{digest}").content
+            assert f"sha256:{sha256(content).hexdigest()}" == digest
+        assert pushed.reference == f"{registry.host}/team/dev@{made.image.digest}"
+        assert pushed.sent > 0
+
+    def test_again_sends_nothing(self, registry: Registry, made: Made) -> None:
+        first = made.push(f"{registry.host}/team/dev", "latest")
+
+        again = made.push(f"{registry.host}/team/dev", "latest")
+
+        assert (again.sent, again.present) == (0, first.sent)
+
+    def test_another_image_sends_what_changed(self, registry: Registry, made: Made, tmp_path: Path) -> None:
+        made.push(f"{registry.host}/team/dev", "latest")
+        bumped = Made(tmp_path / "mirror", (b"base", b"venv", b"bumped"))
+
+        pushed = bumped.push(f"{registry.host}/team/dev", "latest")
+
+        assert pushed.sent == bumped.image.layers[-1].size + len(bumped.image.config)
+
+    def test_another_repository_is_given_the_blobs(self, registry: Registry, made: Made) -> None:
+        first = made.push(f"{registry.host}/team/dev", "latest")
+
+        second = made.push(f"{registry.host}/other/dev", "latest")
+
+        assert (second.sent, second.mounted) == (0, first.sent)
+        assert registry.get(f"other/dev/blobs/{made.image.id}").status_code == 200
+
+    def test_tls_and_a_password(
+        self, locked: Registry, made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("DOCKER_CONFIG", str(_docker_config(tmp_path, locked.host)))
+
+        made.push(f"{locked.host}/dev", "latest")
+
+        context = ssl.create_default_context(cafile=tmp_path / "cert.pem")
+        answer = httpx.get(f"https://{locked.host}/v2/dev/tags/list", verify=context, auth=("ci", SECRET))
+        assert answer.json()["tags"] == ["latest"]
+
+
+class TestRefusals:
+    def test_no_password(
+        self, locked: Registry, made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+
+        with pytest.raises(PushError, match="it answers 401") as raised:
+            made.push(f"{locked.host}/dev", "latest")
+        assert "docker login" in raised.value.hint
+
+    def test_a_wrong_password_is_not_shown(
+        self, locked: Registry, made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("DOCKER_CONFIG", str(_docker_config(tmp_path, locked.host, "not-this")))
+
+        with pytest.raises(PushError) as raised:
+            made.push(f"{locked.host}/dev", "latest")
+        assert "not-this" not in f"{raised.value} {raised.value.hint}"
+
+    def test_an_authority_that_is_not_trusted(
+        self, locked: Registry, made: Made, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("SSL_CERT_FILE")
+
+        with pytest.raises(PushError, match="CERTIFICATE_VERIFY_FAILED") as raised:
+            made.push(f"{locked.host}/dev", "latest")
+        assert "ca.crt" in raised.value.hint
+
+    def test_nobody_there(self, made: Made, free_port: int) -> None:
+        reference = Reference.parse(f"127.0.0.1:{free_port}/dev")
+        with pytest.raises(PushError, match="cannot be reached"), Repository(reference, None, lambda _: None):
+            pass
+
+    @pytest.mark.parametrize(
+        "text", ["dev", "team/dev", "registry.example", "registry.example/Dev", "registry.example/dev:",
+                 "registry.example/dev:a b", "https://registry.example/dev", "registry.example/../dev",
+                 "registry.example/dev@sha256:00", "user@registry.example/dev"],
+    )  # fmt: skip
+    def test_a_malformed_reference(self, text: str) -> None:
+        with pytest.raises(BadReferenceError):
+            Reference.parse(text)
+
+    def test_a_malformed_tag(self) -> None:
+        reference = Reference.parse("registry.example/dev")
+        for tag in ("a/b", "", "-a", "a" * 129, "{version", "{user}"):
+            with pytest.raises(BadReferenceError, match="it is no tag"):
+                tags_of(reference, [tag], PLAN)
+
+
+class TestCuts:
+    def test_a_cut_costs_a_blob_at_most(self, registry: Registry, tmp_path: Path) -> None:
+        made = Made(tmp_path / "mirror", (b"small", os.urandom(40 << 20)))
+        with Cutting(registry.port, after=20 << 20) as proxy:
+            pushed = made.push(f"127.0.0.1:{proxy.port}/dev", "latest")
+
+        assert proxy.cuts == 1
+        assert proxy.passed < pushed.sent + (21 << 20)
+        content = registry.get(f"dev/blobs/{made.image.layers[1].digest}").content
+        assert f"sha256:{sha256(content).hexdigest()}" == made.image.layers[1].digest
+
+    def test_it_goes_on_where_the_registry_stands(self, tmp_path: Path) -> None:
+        (tmp_path / "blob").write_bytes(content := os.urandom(20 << 20))
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Resuming)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        reference = Reference.parse(f"127.0.0.1:{server.server_port}/dev")
+        try:
+            with Repository(reference, None, lambda _: None) as repository:
+                repository.upload("sha256:0", tmp_path / "blob")
+        finally:
+            server.shutdown()
+
+        assert Resuming.held == content
+        assert Resuming.received == len(content)
+
+    def test_half_an_image_has_no_tag(self, registry: Registry, made: Made) -> None:
+        made.layout.blob(made.image.layers[1].digest).unlink()
+
+        with pytest.raises(FileNotFoundError):
+            made.push(f"{registry.host}/dev", "latest")
+
+        assert registry.get("dev/tags/list").status_code == 404
+
+
+class Resuming(BaseHTTPRequestHandler):
+    """A registry that keeps what came before a cut: the first piece loses its end."""
+
+    protocol_version = "HTTP/1.1"
+    held = b""
+    received = 0
+
+    def answer(self, status: int, **headers: str) -> None:
+        self.send_response(status)
+        for name, value in {"Location": "/v2/dev/uploads/1", "Content-Length": "0", **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        is_upload = "uploads" in self.path
+        self.answer(204 if is_upload else 200, **({"Range": f"0-{len(self.held) - 1}"} if is_upload else {}))
+
+    def do_POST(self) -> None:
+        self.answer(202)
+
+    def do_PUT(self) -> None:
+        self.answer(201)
+
+    def do_PATCH(self) -> None:
+        start = int(self.headers["Content-Range"].partition("-")[0])
+        assert start == len(self.held)
+        length = int(self.headers["Content-Length"])
+        cut = not self.held
+        data = self.rfile.read(1000 if cut else length)
+        type(self).held += data
+        type(self).received += len(data)
+        if cut:
+            self.close_connection = True
+            self.connection.shutdown(socket.SHUT_RDWR)
+        else:
+            self.answer(202)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class Cutting:
+    """A proxy that cuts the first connection that has passed so many bytes."""
+
+    def __init__(self, target: int, after: int) -> None:
+        self._target, self._after = target, after
+        self.passed = self.cuts = 0
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+
+    def __enter__(self) -> Cutting:
+        threading.Thread(target=self._listen, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.close()
+
+    def _listen(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            server = socket.create_connection(("127.0.0.1", self._target))
+            threading.Thread(target=self._pass, args=(client, server, True), daemon=True).start()
+            threading.Thread(target=self._pass, args=(server, client, False), daemon=True).start()
+
+    def _pass(self, source: socket.socket, target: socket.socket, counted: bool) -> None:
+        try:
+            while data := source.recv(1 << 16):
+                if counted:
+                    self.passed += len(data)
+                    if self.passed > self._after and not self.cuts:
+                        self.cuts += 1
+                        break
+                target.sendall(data)
+        except OSError:
+            pass
+        for end in (source, target):
+            try:
+                end.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                continue
+
+
+class TestCredentials:
+    def test_of_a_file(self, tmp_path: Path) -> None:
+        _docker_config(tmp_path, "registry.example")
+
+        assert find_credentials("registry.example", tmp_path) == Credentials("ci", SECRET)
+        assert find_credentials("other.example", tmp_path) is None
+        assert SECRET not in repr(find_credentials("registry.example", tmp_path))
+
+    def test_of_a_helper(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        program = tmp_path / "docker-credential-tests"
+        program.write_text(
+            "#!/bin/sh\nread host\n[ $host = registry.example ] || exit 1\n"
+            'echo \'{"ServerURL": "registry.example", "Username": "ci", "Secret": "from a helper"}\'\n'
+        )
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+        for config in ({"credsStore": "tests"}, {"credHelpers": {"registry.example": "tests"}}):
+            (tmp_path / "config.json").write_text(json.dumps(config))
+
+            assert find_credentials("registry.example", tmp_path) == Credentials("ci", "from a helper")
+            assert find_credentials("other.example", tmp_path) is None
+
+    @pytest.mark.parametrize(
+        "text", ["{", "[]", '{"auths": {"r.example": {"auth": "?"}}}', '{"credsStore": "../evil"}',
+                 '{"credsStore": "nosuchhelper"}'],
+    )  # fmt: skip
+    def test_a_broken_file(self, tmp_path: Path, text: str) -> None:
+        (tmp_path / "config.json").write_text(text)
+
+        with pytest.raises(PushError, match="docker's configuration"):
+            find_credentials("r.example", tmp_path)
+
+
+def test_tags() -> None:
+    reference = Reference.parse("registry.example/dev:mine")
+    bare = Reference.parse("registry.example/dev")
+
+    assert tags_of(reference, ["{name}-{version}"], PLAN) == ("mine", f"dev-{PLAN.version}")
+    assert tags_of(bare, [], PLAN) == (PLAN.version,)
+
+
+def test_images_lock_keeps_the_others(registry: Registry, made: Made, tmp_path: Path) -> None:
+    file = tmp_path / "images.lock"
+    write_lock(file, "other", [])
+    write_lock(file, "dev", [made.push(f"{registry.host}/dev", "latest")])
+
+    images = json.loads(file.read_text())["images"]
+
+    assert sorted(images) == ["dev", "other"]
+    assert images["dev"] == [{"reference": f"{registry.host}/dev@{made.image.digest}", "tags": ["latest"]}]
+
+
+def test_a_real_registry_is_there() -> None:
+    assert shutil.which("docker-registry"), "apt-get install docker-registry"
+
+
+def _docker_config(folder: Path, registry: str, secret: str = SECRET) -> Path:
+    auth = base64.b64encode(f"ci:{secret}".encode()).decode()
+    content: Mapping[str, Any] = {"auths": {registry: {"auth": auth}}}
+    (folder / "config.json").write_text(json.dumps(content))
+    return folder
+
+
+def _write_certificate(folder: Path) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "tests")])
+    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "cert.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    pem, plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    (folder / "key.pem").write_bytes(key.private_bytes(serialization.Encoding.PEM, pem, plain))
