@@ -14,6 +14,14 @@ _NODE_ARCHITECTURES = {"x86_64": "x64", "aarch64": "arm64"}
 _OLDEST_GLIBC = {"x86_64": 5}
 _LEGACY_MANYLINUX = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
 _NEWEST_MICRO = 99
+# Python and glibc of the releases that base images are made of.
+RELEASES: Mapping[str, tuple[str, str]] = {
+    "bullseye": ("3.9", "2.31"),
+    "bookworm": ("3.11", "2.36"),
+    "trixie": ("3.13", "2.41"),
+    "jammy": ("3.10", "2.35"),
+    "noble": ("3.12", "2.39"),
+}
 DEFAULT_LIBC = {"glibc": "2.36", "musl": "1.2"}
 
 

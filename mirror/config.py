@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast, get_args
@@ -15,7 +16,7 @@ from packaging.utils import canonicalize_name
 from lockfiles.document import Table, parse_toml
 from lockfiles.errors import ConfigError
 from lockfiles.select import Sdists, SdistUse
-from lockfiles.target import Target
+from lockfiles.target import RELEASES, Target
 from mirror.patterns import is_pattern
 
 DEFAULT_FILE = Path("lockstock.toml")
@@ -130,7 +131,7 @@ def _config(file: Path, document: Table) -> Config:
         concurrency=mirror.integer("concurrency", 16, minimum=1),
         max_file_size=mirror.integer("max_file_size", 4 << 30, minimum=1),
         tools=_tools(mirror),
-        targets=_targets(document.table("targets")),
+        targets=_targets(document.table("targets"), _bases(document)),
         locks=tuple(
             _lock(name, table, file.parent) for name, table in document.table("locks").named_tables()
         ),
@@ -239,11 +240,28 @@ def _sdists(table: Table) -> Sdists:
     return Sdists(default=cast("SdistUse", default), packages=packages)
 
 
-def _targets(table: Table) -> tuple[Target, ...]:
-    """Read `[targets]`: every Python for every platform."""
-    pythons = table.strings("python", (platform.python_version().rpartition(".")[0],))
+def _bases(document: Table) -> set[tuple[str, str]]:
+    """Give Python and glibc of the Debian releases that images are based on, as far as they are known."""
+    images = document.value.get("images")
+    tables = images.values() if isinstance(images, dict) else ()
+    bases = (table.get("base") for table in tables if isinstance(table, dict))
+    suites = (base.removeprefix("debian:") for base in bases if isinstance(base, str))
+    return {RELEASES[suite] for suite in suites if suite in RELEASES}
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split(".")))
+
+
+def _targets(table: Table, bases: Collection[tuple[str, str]]) -> tuple[Target, ...]:
+    """Read `[targets]`: every Python for every platform. What it leaves out the images' bases tell.
+
+    `bases` are their Pythons and C libraries; the oldest C library has to work.
+    """
+    own = platform.python_version().rpartition(".")[0]
+    pythons = table.strings("python", sorted({python for python, _ in bases}) or (own,))
     platforms = table.strings("platforms", (f"linux/{platform.machine()}",))
-    glibc = table.string("glibc", None)
+    glibc = table.string("glibc", min((glibc for _, glibc in bases), key=_version, default=None))
     table.finish()
     try:
         targets = {Target.of(python, place, glibc) for python in pythons for place in platforms}

@@ -113,7 +113,7 @@ def test_the_configuration_in_the_readme_is_one() -> None:
 
     block = (ROOT / "README.md").read_text().partition("> lockstock.toml\n")[2].partition("\n$ ")[0]
     tables = json.loads(json.dumps(parse_toml("README.md", block, ConfigError).value))
-    assert set(tables) == {"targets", "locks", "images"}
+    assert set(tables) == {"locks", "images"}
 
 
 @pytest.fixture(scope="module")

@@ -43,6 +43,16 @@ def test_every_python_for_every_platform(tmp_path: Path) -> None:
     ]
 
 
+def test_what_is_left_out_the_bases_of_images_tell(tmp_path: Path) -> None:
+    images = '[images.a]\nbase = "debian:bookworm"\n[images.b]\nbase = "debian:trixie"\n'
+    found = [str(target) for target in config(tmp_path, LOCK + images).targets]
+    assert found == [f"3.11/linux/{_arch()}/glibc2.36", f"3.13/linux/{_arch()}/glibc2.36"]
+    given = config(tmp_path, '[targets]\npython = ["3.12"]\nglibc = "2.28"\n' + LOCK + images)
+    assert [str(target) for target in given.targets] == [f"3.12/linux/{_arch()}/glibc2.28"]
+    unknown = config(tmp_path, LOCK + '[images.a]\nbase = "docker:own"\n[images.b]\nbase = 3\n')
+    assert unknown.targets == config(tmp_path, LOCK).targets
+
+
 def test_no_file_gives_the_defaults_where_none_is_needed(tmp_path: Path) -> None:
     assert load_or_default(tmp_path / "lockstock.toml").locks == ()
 
