@@ -152,4 +152,5 @@ def _make(config: Config, draft: Draft, engine: DockerEngine, progress: Progress
 
 
 def _entries(config: Config, plan: ImagePlan) -> tuple[Entry, ...]:
-    return (*context.render(plan), *context.wheels(plan, Layout(config.root).store.path))
+    store = Layout(config.root).store
+    return (*context.render(plan), *context.wheels(plan, store.path), *context.npm_cache(plan, store))

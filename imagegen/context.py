@@ -11,6 +11,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -20,11 +21,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from imagegen.archive import Entry, write_folder
 from imagegen.errors import BuildError, NotStockedError
 from imagegen.layers import LAYOUT
+from imagegen.npmcache import REGISTRY, cache_entries
 from imagegen.plan import HOME, UID, WORKSPACE, ImagePlan
+from mirror.snapshot import Stocked
+from mirror.store import Store
 
 _SUFFIX = ".j2"
 _BAKED = ("offline.py", "prepare.py")
 _PROGRAMS = "rootfs/usr/local/bin/"
+_STOCKED = "stocked.txt"
 _MARK = b"# Rendered by imagegen."
 
 
@@ -43,7 +48,7 @@ def guest_program(name: str) -> bytes:
 def render(plan: ImagePlan) -> tuple[Entry, ...]:
     """Render all files of the context but the wheels."""
     environment = _environment()
-    values = {"plan": plan, "home": HOME, "workspace": WORKSPACE, "uid": UID}
+    values = {"plan": plan, "home": HOME, "workspace": WORKSPACE, "uid": UID, "registry": REGISTRY}
     entries = [Entry(path=f"rootfs{HOME}/lib/{name}", content=guest_program(name)) for name in _BAKED]
     for name in environment.list_templates():
         text = environment.get_template(name).render(values)
@@ -60,6 +65,17 @@ def wheels(plan: ImagePlan, stored: Callable[[str], Path]) -> tuple[Entry, ...]:
     Raises NotStockedError when one is gone.
     """
     return tuple(_wheels(plan, stored))
+
+
+def npm_cache(plan: ImagePlan, store: Store) -> tuple[Entry, ...]:
+    """Give npm's cache with the stocked tarballs. Raises NotStockedError when one is gone."""
+    for artifact in plan.npm:
+        _check_held(artifact, store.path(artifact.sha256))
+    lines = sorted({f"{artifact.name} {artifact.version}\n" for artifact in plan.npm})
+    listing = [Entry(path=f"npm/{_STOCKED}", content="".join(lines).encode())] if lines else []
+    indexed = (artifact for artifact in plan.npm if artifact.tree is None)
+    cache = {entry.path: entry for entry in cache_entries(indexed, store)}
+    return (*listing, *(replace(entry, path=f"npm/cache/{path}") for path, entry in cache.items()))
 
 
 def write_context(entries: tuple[Entry, ...], folder: Path) -> None:
@@ -92,13 +108,17 @@ def _is_ours(folder: Path) -> bool:
 def _wheels(plan: ImagePlan, stored: Callable[[str], Path]) -> Iterator[Entry]:
     for artifact in plan.stock:
         path = stored(artifact.sha256)
-        if not path.is_file() or path.stat().st_size != artifact.size:
-            raise NotStockedError(
-                "the mirror's store does not hold this file, or not whole",
-                where=artifact.filename,
-                hint="run `mirror refresh`",
-            )
+        _check_held(artifact, path)
         yield Entry(path=f"wheels/{artifact.filename}", content=path)
+
+
+def _check_held(artifact: Stocked, path: Path) -> None:
+    if not path.is_file() or path.stat().st_size != artifact.size:
+        raise NotStockedError(
+            "the mirror's store does not hold this file, or not whole",
+            where=artifact.filename,
+            hint="run `mirror refresh`",
+        )
 
 
 @cache

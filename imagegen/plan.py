@@ -37,9 +37,9 @@ class ImagePlan:
     """Everything that decides an image's content.
 
     `install` is installed in the virtual environment, `stock` lies beside it as files (and holds
-    `install`), `uv` is the tool that goes on PATH, `layers` is the most layers it may have,
-    and `compile` whether modules are byte-compiled. `digest` is the sha256 of all the rest and of
-    the templates.
+    `install`), `uv` is the tool that goes on PATH, `npm` are the tarballs in npm's cache, `layers` is
+    the most layers it may have, and `compile` whether modules are byte-compiled. `digest` is the
+    sha256 of all the rest and of the templates.
     """
 
     name: str
@@ -49,6 +49,7 @@ class ImagePlan:
     install: tuple[Stocked, ...]
     stock: tuple[Stocked, ...]
     uv: Stocked | None
+    npm: tuple[Stocked, ...]
     user: str
     shell: str
     env: Mapping[str, str]
@@ -75,7 +76,7 @@ class ImagePlan:
     @property
     def size(self) -> int:
         """Bytes of all stocked files."""
-        return sum(artifact.size for artifact in self.stock)
+        return sum(artifact.size for artifact in (*self.stock, *self.npm))
 
 
 def make_plan(
@@ -87,10 +88,11 @@ def make_plan(
     locks do not go together.
     """
     _check_stocked(spec, snapshot, target)
-    install = _python(snapshot.chosen(spec.locks, str(target)))
+    chosen = snapshot.chosen(spec.locks, str(target))
+    install = _of(Ecosystem.PYPI, chosen)
     companions = [lock + BUILD_SUFFIX for lock in spec.locks]
-    tools = _python(snapshot.chosen([TOOLS], str(target)))
-    stock = _python(snapshot.chosen([*spec.locks, *companions, TOOLS], str(target)))
+    tools = _of(Ecosystem.PYPI, snapshot.chosen([TOOLS], str(target)))
+    stock = _of(Ecosystem.PYPI, snapshot.chosen([*spec.locks, *companions, TOOLS], str(target)))
     _check_one_version(install)
     _check_one_file(stock)
     plan = ImagePlan(
@@ -101,6 +103,7 @@ def make_plan(
         install=install,
         stock=stock,
         uv=next((tool for tool in tools if canonicalize_name(tool.name) == "uv"), None),
+        npm=_of(Ecosystem.NPM, chosen),
         user=spec.user,
         shell="/bin/bash" if isinstance(spec.base, DebianBase) else "/bin/sh",
         env=spec.env,
@@ -111,8 +114,8 @@ def make_plan(
     return replace(plan, digest=_digest(plan, templates))
 
 
-def _python(artifacts: Iterable[Stocked]) -> tuple[Stocked, ...]:
-    return tuple(artifact for artifact in artifacts if artifact.ecosystem == Ecosystem.PYPI)
+def _of(ecosystem: Ecosystem, artifacts: Iterable[Stocked]) -> tuple[Stocked, ...]:
+    return tuple(artifact for artifact in artifacts if artifact.ecosystem == ecosystem)
 
 
 def _labels(spec: ImageSpec, snapshot: Snapshot, target: Target, base: Base) -> dict[str, str]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from imagegen.layerplan import DEFAULT_BUDGET, MOST_LAYERS
 from lockfiles.document import Table
 from lockfiles.errors import ConfigError
+from lockfiles.formats import ecosystem_of
+from lockfiles.model import Ecosystem
 from lockfiles.target import Target
 from mirror.config import Config, check_name, existing, load_document
 
@@ -19,6 +21,10 @@ _DEBIAN_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+")
 _REFERENCE = re.compile(r"[a-z0-9](?:[\w.:/-]*\w)?(?:@sha256:[0-9a-f]{64})?", re.ASCII)
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,30}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_ECOSYSTEM_PACKAGES: Mapping[Ecosystem, tuple[str, ...]] = {
+    Ecosystem.PYPI: (),  # every base has Python
+    Ecosystem.NPM: ("nodejs", "npm"),
+}
 _RESERVED = ("PATH", "VIRTUAL_ENV")
 
 
@@ -104,10 +110,11 @@ def choose_target(config: Config, spec: ImageSpec, machine: str) -> Target:
 def _image(name: str, table: Table, config: Config) -> ImageSpec:
     folder = config.file.parent
     project = table.string("project", None)
+    locks = _locks(table, config)
     spec = ImageSpec(
         name=check_name(table, name),
-        base=_base(table),
-        locks=_locks(table, config),
+        base=_complete(_base(table), locks, config),
+        locks=locks,
         python=table.string("python", None),
         user=_user(table),
         env=_environment(table),
@@ -134,6 +141,15 @@ def _base(table: Table) -> DebianBase | DockerBase:
             raise table.fault("apt", "is only for debian: bases", "put the packages into the base image")
         return DockerBase(reference=rest)
     raise table.fault("base", "is not a base", "write debian:SUITE (debian:bookworm) or docker:REFERENCE")
+
+
+def _complete(base: DebianBase | DockerBase, locks: Iterable[str], config: Config) -> DebianBase | DockerBase:
+    """Add to a Debian base what the ecosystems of the locks need."""
+    if isinstance(base, DockerBase):
+        return base
+    paths = (lock.path.name for lock in config.locks if lock.name in locks)
+    needed = {package for path in paths for package in _ECOSYSTEM_PACKAGES[ecosystem_of(path)]}
+    return replace(base, packages=tuple(sorted({*base.packages, *needed})))
 
 
 def _locks(table: Table, config: Config) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from shlex import quote
 
 from imagegen.archive import Entry
 from imagegen.build import LATEST
@@ -29,6 +30,7 @@ ISOLATION = "nothing outside is reachable"
 _LIMIT = 1800
 _TIMED_OUT = 124
 _TAIL = 40
+_NPM_LOCKS = ("package-lock.json", "npm-shrinkwrap.json")
 _TMP = "/tmp"  # noqa: S108 - inside a container that lives for this run only
 _SCRIPTS = "lockstock-verify"
 _FRESH = f"{_TMP}/lockstock-fresh"
@@ -75,13 +77,21 @@ class Report:
         return {"ok": self.ok, **asdict(self)}
 
 
-def steps(spec: ImageSpec, addresses: Sequence[str]) -> tuple[Step, ...]:
-    """Say what is to be proved, in order; the project's own checks come last, for they may change things."""
+def steps(spec: ImageSpec, addresses: Sequence[str], npm: Sequence[str] = ()) -> tuple[Step, ...]:
+    """Say what is to be proved, in order; the project's own checks come last, for they may change things.
+
+    `npm` are the folders below the project's that hold locks of npm.
+    """
     return (
         Step(name=ISOLATION, command=_script("isolation.py", addresses)),
         Step(name="pip check", command=("pip", "check")),
         Step(name="imports", command=_script("imports.py", spec.skip_imports)),
         Step(name="re-install from the baked wheels", command=("sh", "-c", _REINSTALL)),
+        *(
+            Step(name=f"{command} in {folder}", command=("sh", "-c", f"cd {quote(folder)} && {command}"))
+            for folder in npm
+            for command in ("npm ci", "npm ls")
+        ),
         *(Step(name=line, command=("sh", "-c", line)) for line in spec.checks),
     )
 
@@ -97,7 +107,7 @@ def verify(config: Config, spec: ImageSpec, engine: DockerEngine, progress: Prog
         raise NotBuiltError(
             "this image is not in the engine", where=reference, hint=f"run `imagegen build {spec.name}`"
         )
-    wanted = steps(spec, (*ADDRESSES, *engine.gateways()))
+    wanted = steps(spec, (*ADDRESSES, *engine.gateways()), npm_folders(config, spec))
     report = Report(
         name=spec.name,
         reference=reference,
@@ -107,6 +117,20 @@ def verify(config: Config, spec: ImageSpec, engine: DockerEngine, progress: Prog
     data = json.dumps(report.to_json(), indent=2, sort_keys=True) + "\n"
     write_atomically(report_file(config, spec), data.encode())
     return report
+
+
+def npm_folders(config: Config, spec: ImageSpec) -> tuple[str, ...]:
+    """Give the folders in the sandbox that hold the locks of npm itself, as far as they are the project's."""
+    if spec.project is None:
+        return ()
+    top = spec.project.resolve()
+    locks = (lock for lock in config.locks if lock.name in spec.locks and lock.path.name in _NPM_LOCKS)
+    folders = (lock.path.resolve().parent for lock in locks if not (lock.git or lock.is_pattern))
+    return tuple(
+        (Path(WORKSPACE) / folder.relative_to(top)).as_posix()
+        for folder in folders
+        if folder.is_relative_to(top)
+    )
 
 
 def report_file(config: Config, spec: ImageSpec) -> Path:

@@ -158,6 +158,8 @@ class _Work:
 
 def check_supported(plan: ImagePlan) -> None:
     """Raise UnsupportedError where a plan needs more than unpacking."""
+    if plan.npm:
+        raise UnsupportedError("only the Docker engine makes images with npm packages", where=plan.name)
     for file in plan.install:
         if not file.filename.endswith(".whl"):
             raise UnsupportedError(

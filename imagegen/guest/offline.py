@@ -1,8 +1,8 @@
-"""Says in one sentence that the sandbox is offline, when pip or uv does not find a package.
+"""Says in one sentence that the sandbox is offline, when pip, uv or npm does not find a package.
 
 Lies as `lockstock_offline` in the standard library of the image's Python, where every virtual
 environment has it. `sitecustomize` calls `hook` at each start of Python, so little may happen
-there; `python -m lockstock_offline UV ARGUMENT…` runs uv.
+there; `python -m lockstock_offline PROGRAM ARGUMENT…` runs uv, npm or npx.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ import sys
 
 HOME = "/opt/lockstock"
 _CAPTURED = {"add", "build", "export", "lock", "pip", "remove", "sync", "tree"}
+_NPM_CAPTURED = {
+    "add", "ci", "clean-install", "create", "exec", "i", "init", "install", "update", "view", "x",
+}  # fmt: skip
 _PIP_FILES = ("__main__.py", "__pip-runner__.py")
 _NOT_FOUND = "No matching distribution found for "
 _NEEDLESS = ("Could not find a ", "Looking in links: ")
@@ -19,6 +22,10 @@ _UV_MISSING = (
     r"there is no version of (\S+) and",
     r"only .+? (?:is|are) available.*? (?:requires?|depends on) (\S+?),",
     r"requested data wasn't found in the cache: (\S+)",
+)
+_NPM_MISSING = (
+    r"request to https?://[^/\s]+/(?:npm/)?(\S+?)(?:/-/\S*)? failed: cache mode is 'only-if-cached'",
+    r"No matching version found for (\S+?@\S+?)\.(?:\s|$)",
 )
 _TAIL = 65536
 
@@ -58,6 +65,23 @@ def explain(request: str) -> str:
     wanted = re.sub(r"[-_.]+", "_", re.split(r"[^\w.-]", request)[0]).lower()
     names = [wheel.name.split("-") for wheel in sorted(Path(HOME, "wheels").glob("*.whl"))]
     stocked = [parts[1] for parts in names if parts[0].lower().replace(".", "_") == wanted]
+    return _told(request, stocked)
+
+
+def explain_npm(request: str) -> str:
+    """Make the sentence for an npm package, whose stocked versions a file of this image lists."""
+    from pathlib import Path
+    from urllib.parse import unquote
+
+    wanted = unquote(request)
+    name = wanted if wanted.rfind("@") < 1 else wanted[: wanted.rfind("@")]
+    lines = Path(HOME, "npm", "stocked.txt").read_text(encoding="utf-8").splitlines()
+    return _told(wanted, [line.split(" ")[1] for line in lines if line.split(" ")[0] == name])
+
+
+def _told(request: str, stocked: list[str]) -> str:
+    from pathlib import Path
+
     return sentence(request, stocked, Path(HOME, "ask.txt").read_text(encoding="utf-8").strip())
 
 
@@ -102,26 +126,31 @@ def _refused(args: object) -> str:
     return host[1] if host else ""
 
 
-def missing(output: str) -> str:
-    """Find in uv's messages what it did not find; empty when it failed for another reason."""
+def missing(output: str, patterns: tuple[str, ...] = _UV_MISSING) -> str:
+    """Find in a client's messages what it did not find; empty when it failed for another reason."""
     import re
 
     flat = re.sub(r"\x1b\[[0-9;]*m", "", " ".join(output.split()))
-    found = [match for pattern in _UV_MISSING if (match := re.search(pattern, flat))]
+    found = [match for pattern in patterns if (match := re.search(pattern, flat))]
     return found[0][1].strip("`,.") if found else ""
 
 
 def main() -> None:
-    """Run uv with the arguments; where it did not find something, say the sentence too."""
+    """Run uv, npm or npx with the arguments; where it did not find something, say the sentence too."""
     import os
 
     program, *arguments = sys.argv[1:]
     words = [word for word in arguments if not word.startswith("-")]
-    if not words or not (words[0] in _CAPTURED or words[:2] == ["tool", "install"]):
+    is_npm = program.endswith(("/npm", "/npx"))
+    captured = _NPM_CAPTURED if is_npm else _CAPTURED
+    known = program.endswith("/npx") or (words and (words[0] in captured or words[:2] == ["tool", "install"]))
+    if not known:
         os.execv(program, [program, *arguments])  # noqa: S606 - the arguments go on as they came
     code, output = _run([program, *arguments])
-    request = missing(output) if code else ""
-    if request:
+    request = missing(output, _NPM_MISSING if is_npm else _UV_MISSING) if code else ""
+    if request and is_npm:
+        sys.stderr.write(f"npm error {explain_npm(request)}\n")
+    elif request:
         sys.stderr.write(f"error: {explain(request)}\n")
     sys.exit(code)
 

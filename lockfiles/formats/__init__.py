@@ -87,6 +87,13 @@ def detect(filename: str, text: str) -> str:
     raise LockError("not a lock-file that is known here", where=filename, hint=f"known: {', '.join(FORMATS)}")
 
 
+def ecosystem_of(filename: str) -> Ecosystem:
+    """Tell by its name alone whose packages a lock names; Python's, where the name says nothing."""
+    name = posixpath.basename(filename)
+    known = (known for known in FORMATS.values() if any(fnmatchcase(name, p) for p in known.names))
+    return next((known.ecosystem for known in known), Ecosystem.PYPI)
+
+
 def parse(filename: str, text: str, read: Read | None = None) -> Lock:
     """Read the text of a lock-file, whichever its format.
 

@@ -22,15 +22,15 @@ class Shown:
     facts: npm.Version
 
 
-def shown(files: Iterable[Stocked], store: Store, before: Path) -> Mapping[str, Shown]:
-    """Give what to show by the place of its tarball, sorted; what the tree from before says is kept.
+def shown(files: Iterable[Stocked], store: Store, before: Path | None = None) -> Mapping[str, Shown]:
+    """Give what to show by the place of its tarball, sorted; what a tree from before says is kept.
 
     Where two files are the same version of a package, the one from the registry's own place stands
     for it. A tarball of some URL that calls its version what no registry would is not shown.
     """
     found: dict[str, Shown] = {}
     for file in sorted(files, key=lambda file: (file.name, "/-/" not in file.url, file.sha256)):
-        facts = _known(file, store, before) or npm.describe(store.path(file.sha256), file)
+        facts = (before and _known(file, store, before)) or npm.describe(store.path(file.sha256), file)
         with suppress(ValueError):
             path = npm.tarball_path(file.name, str(facts["version"]))
             found.setdefault(path, Shown(file=file, facts=facts))

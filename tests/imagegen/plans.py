@@ -48,4 +48,4 @@ def snapshot(**locks: tuple[Stocked, ...]) -> Snapshot:
     )
 
 
-SNAPSHOT = snapshot(app=(ALPHA, BETA, LEFT_PAD), app__build=(SETUPTOOLS,), __tools=(UV,), other=())
+SNAPSHOT = snapshot(app=(ALPHA, BETA), app__build=(SETUPTOOLS,), __tools=(UV,), other=(), web=(LEFT_PAD,))
