@@ -1,8 +1,9 @@
 """`imagegen build` against hand-written Dockerfiles that run pip and uv: cold, unchanged, one bump.
 
 All begin with the same base, install the example's lock with hashes into a virtual environment and
-compile it. The Dockerfiles' wheels come over HTTP from the mirror's own static tree on this host,
-which is faster than any index; lockstock's image holds the wheels too and needs no network.
+compile it; `-o oci:` leaves the engine out. The Dockerfiles' wheels come over HTTP from the mirror's
+own static tree on this host, which is faster than any index; lockstock's image holds the wheels too
+and needs no network.
 """
 
 from __future__ import annotations
@@ -56,7 +57,9 @@ class Project:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.locks = (LOCK.read_text(), bumped(LOCK.read_text(), folder / "bumped"))
+        self.locks = [LOCK.read_text()]
+        for number in range(rounds()):
+            self.locks.append(bumped(self.locks[-1], folder / f"bump-{number}"))
         (folder / "lockstock.toml").write_text(CONFIG)
         cache = ROOT / ".cache" / "bases"
         cache.mkdir(parents=True, exist_ok=True)
@@ -68,14 +71,20 @@ class Project:
         return str(self.folder / "lockstock.toml")
 
     def lock(self, number: int) -> None:
-        """Use the lock as it is (0) or with one package bumped (1), and stock it."""
+        """Use the lock as it is (0) or with one package at another version for each number."""
         for folder in (self.folder, *self.folder.glob("with-*")):
             (folder / "requirements.txt").write_text(self.locks[number])
         run(sys.executable, "-m", "mirror", "refresh", "-c", self.config)
 
-    def alternate(self) -> Callable[[], None]:
-        """Give a function that uses the other lock each time."""
-        numbers = iter(number % 2 for number in range(1, 1 << 30))
+    def forget(self) -> None:
+        """Drop the image from the engine, and all layers but not the base that they are put on."""
+        forget()
+        for name in ("oci", "layers"):
+            shutil.rmtree(self.folder / ".lockstock" / name, ignore_errors=True)
+
+    def bump(self) -> Callable[[], None]:
+        """Give a function that uses a lock that was never built, each time it is called."""
+        numbers = iter(range(1, len(self.locks)))
         return lambda: self.lock(next(numbers))
 
     def write_context(self, name: str, dockerfile: str, port: int) -> None:
@@ -105,7 +114,7 @@ class Project:
 
 
 def bumped(lock: str, folder: Path) -> str:
-    """Give the lock with one pure package at its version before."""
+    """Give the lock with one pure package at the version before its own."""
     old = re.search(rf"^{BUMPED}==(\S+)[^#]*?\n(?=    #|\S)", lock, re.MULTILINE)
     assert old
     download = ["pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "-d", str(folder)]
@@ -140,6 +149,10 @@ def run(*command: str) -> None:
         sys.exit(f"{' '.join(command)}\n{ended.stderr[-2000:]}")
 
 
+def nothing() -> None:
+    """Prepare nothing."""
+
+
 def forget() -> None:
     """Drop what the engine holds of lockstock's image; its base stays, as that of the Dockerfiles does."""
     listed = ["docker", "images", "-q", f"lockstock/{NAME}"]
@@ -150,7 +163,12 @@ def forget() -> None:
 
 def contestants(project: Project, *, cold: bool) -> list[Contestant]:
     made = [sys.executable, "-m", "imagegen", "build", NAME, "--json", "-c", project.config]
-    found = [Contestant("imagegen build", made, forget if cold else lambda: None)]
+    layout = [*made, "--output", f"oci:{project.folder}/layout"]
+    found = [
+        Contestant("imagegen build", made, project.forget if cold else nothing),
+        Contestant("imagegen build -o oci:", layout, project.forget if cold else nothing),
+        Contestant("imagegen --engine docker", [*made, "--engine", "docker"], forget if cold else nothing),
+    ]
     for name in ("pip", "uv"):
         words = ["docker", "build", "--quiet", "--network", "host", "-t", f"{NAME}-{name}"]
         words += [*(["--no-cache"] if cold else []), str(project.folder / f"with-{name}")]
@@ -178,7 +196,9 @@ def main() -> None:
             compare("cold", contestants(project, cold=True), rounds())
             compare("unchanged", contestants(project, cold=False), rounds())
             change = contestants(project, cold=False)
-            change[0].prepare = project.alternate()
+            change[0].prepare = project.bump()
+            change[2].prepare = forget  # not to find the image that the first has just loaded
+            del change[1]  # which would find that, too
             compare("one package bumped", change, rounds())
         sizes()
         run("docker", "rmi", "--force", f"{NAME}-pip", f"{NAME}-uv")

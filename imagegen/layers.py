@@ -74,6 +74,12 @@ class Layers:
         """Say where the blob with this digest lies or would lie."""
         return self.blobs / digest.removeprefix("sha256:")
 
+    def forget_lost(self) -> None:
+        """Drop what is known of layers that are not there any more."""
+        for record in self._known.glob("*.json"):
+            if not self._recorded(record):
+                record.unlink()
+
     def _recorded(self, record: Path) -> tuple[Layer, Mapping[str, Any]] | None:
         try:
             known = json.loads(record.read_bytes())

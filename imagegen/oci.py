@@ -85,6 +85,32 @@ class ImageLayout:
         fresh = {name: _entry(image, name) for name in names}
         write_atomically(self.root / "index.json", index((self._listed() | fresh).values()))
 
+    def prune(self, keep: int) -> None:
+        """Drop all but the newest images of each repository, and the blobs that only they needed."""
+        listed = self._listed()
+        dropped = {
+            name for names in _by_repository(listed).values() for name in self._oldest(names, listed, keep)
+        }
+        kept = {name: entry for name, entry in listed.items() if name not in dropped}
+        if dropped:
+            write_atomically(self.root / "index.json", index(kept.values()))
+        images = [(entry, self.find(name)) for name, entry in kept.items()]
+        needed = {str(entry["digest"]) for entry, _ in images}
+        for image in (image for _, image in images if image):
+            needed |= {image.id, *(layer.digest for layer in image.layers)}
+        for blob in self.blobs.iterdir():
+            if f"sha256:{blob.name}" not in needed:
+                blob.unlink()
+
+    def _oldest(self, names: Sequence[str], listed: Mapping[str, Any], keep: int) -> list[str]:
+        """Give the names beyond the newest, by when their manifests were written."""
+
+        def written(name: str) -> tuple[int, str]:
+            manifest = self.blob(str(listed[name]["digest"]))
+            return (manifest.stat().st_mtime_ns if manifest.exists() else 0, name)
+
+        return sorted(names, key=written, reverse=True)[keep:]
+
     def find(self, name: str) -> Image | None:
         """Give the image of that name, if it and its layers are there."""
         entry = self._listed().get(name)
@@ -116,6 +142,13 @@ def index(entries: Iterable[Mapping[str, Any]]) -> bytes:
     """Give an index of these descriptors, sorted by name."""
     ordered = sorted(entries, key=lambda entry: str(entry.get("annotations", {}).get(REFERENCE, "")))
     return _json({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": ordered})
+
+
+def _by_repository(names: Iterable[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(name.rpartition(":")[0], []).append(name)
+    return found
 
 
 def _entry(image: Image, name: str) -> dict[str, Any]:

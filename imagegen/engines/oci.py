@@ -34,6 +34,7 @@ from mirror.store import disk_errors
 _STOCK = f"{HOME.lstrip('/')}/wheels"
 _TOOLS = f"{HOME.lstrip('/')}/tools/bin"
 _CHUNK = 1 << 20
+_KEPT = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +80,8 @@ class DirectEngine:
             layers = [base.result(), venv_layer.result().layer, *(made.layer for made in packages), settings]
             image = make_image(plan, layers, target.oci_platform.partition("/")[2])
             self.layout.add(image, [plan.reference])
+            self.layout.prune(_KEPT)
+            self._layers.forget_lost()
         return image
 
     @contextmanager

@@ -190,6 +190,23 @@ class TestChange:
         fresh = set((project.layout.root / "oci/blobs/sha256").iterdir()) - before
         assert all(blob.stat().st_size < 20_000 for blob in fresh)
 
+    def test_old_images_go_with_what_only_they_needed(self, tmp_path: Path, cache: Path) -> None:
+        wheels = [make_wheel(tmp_path / "up", "alpha", f"1.{n}") for n in range(5)]
+        project = StockedProject(tmp_path / "project")
+        for wheel in wheels:
+            project.stock({"app": [wheel]})
+            if wheel is wheels[0]:
+                project.share_bases(cache / "bases")
+            project.configure(IMAGE)
+            built(project)
+
+        index = json.loads((project.layout.root / "oci/index.json").read_text())
+        assert len(index["manifests"]) == 3
+        blobs = list((project.layout.root / "oci/blobs/sha256").iterdir())
+        assert len(blobs) == 2 + 3 * 4  # base and environment; alpha, settings, configuration, manifest
+        assert len(list((project.layout.root / "layers").iterdir())) == 2 + 3 * 2
+        assert built(project)["changed"] is False
+
     def test_what_a_killed_run_left_is_swept(self, tmp_path: Path, cache: Path) -> None:
         project = stocked(tmp_path / "project", cache, make_wheel(tmp_path / "up", "alpha", "1.0"))
         blobs = project.layout.root / "oci/blobs/sha256"
