@@ -1,0 +1,3 @@
+import { describe } from "./tides.js";
+
+document.querySelector("#tides").textContent = describe(new Date().getHours());
