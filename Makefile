@@ -25,6 +25,7 @@ bench:  ## Measure against peers (minutes; needs the network)
 	@sh .ci/prepare test
 	$(PYTHON) -m benchmarks.refresh
 	$(PYTHON) -m benchmarks.build
+	$(PYTHON) -m benchmarks.npm
 
 clean:  ## Remove the environment and the examples' mirrors
 	rm -rf .venv examples/*/.lockstock .coverage* .mypy_cache .pytest_cache .ruff_cache
