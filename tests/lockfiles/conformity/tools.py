@@ -41,6 +41,8 @@ class Tools:
             "PIP_CONFIG_FILE": os.devnull,
             "UV_NO_CONFIG": "1",
             "UV_LINK_MODE": "copy",
+            "UV_PYTHON": sys.executable,
+            "UV_PYTHON_DOWNLOADS": "never",  # it would look for one for each target
             "POETRY_VIRTUALENVS_CREATE": "false",
             "POETRY_CACHE_DIR": str(folder / "poetry"),
             "PDM_CHECK_UPDATE": "0",
