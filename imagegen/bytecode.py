@@ -23,6 +23,8 @@ _ENVIRONMENT = {"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", "PATH": "/usr/bin"}
 _NOBODY = "65534:65534"
 _PARTS = ("bin", "lib", "lib64", "usr")
 _LIMIT = 1800
+# Nobody in particular is to run what is unpacked.
+_UMASK = 0o022
 
 
 class Compiler:
@@ -115,7 +117,11 @@ class Compiler:
             words = ["tar", "-x", "--no-same-owner", "--no-same-permissions", "-C", str(fresh)]
             parts = [f"./{part}" for part in _PARTS]
             ended = subprocess.run(
-                [*words, "-f", str(self._tarball), *parts], capture_output=True, check=False, text=True
+                [*words, "-f", str(self._tarball), *parts],
+                capture_output=True,
+                check=False,
+                text=True,
+                umask=_UMASK,
             )
             if not (fresh / self._python.lstrip("/")).exists():
                 raise BuildError(f"the base cannot be unpacked: {ended.stderr[-300:]}", where=str(fresh))

@@ -16,11 +16,11 @@ from imagegen import direct as directing
 from imagegen import push as pushing
 from imagegen import verify as verifying
 from imagegen.engines.docker import DockerEngine
-from imagegen.errors import VerifyError
-from imagegen.live import live
+from imagegen.errors import EngineUnavailableError, VerifyError
+from imagegen.live import Progress, live
 from imagegen.push import tags_of
 from imagegen.registry import Reference
-from imagegen.spec import ImageSpec, find_image, load_images
+from imagegen.spec import DebianBase, ImageSpec, find_image, load_images
 from mirror import config as configuration
 from mirror.config import Config
 from mirror.console import human_size, human_time, plural, print_json, print_table, say
@@ -158,12 +158,12 @@ def verify(
 ) -> None:
     """Run an image's checks in a container without a network, and report.
 
-    The report is also written to reports/NAME.json in the mirror's folder.
+    Where no Docker engine answers, bubblewrap runs them in the image's unpacked layers. The report
+    is also written to reports/NAME.json in the mirror's folder.
     """
     loaded, spec = _load(config, name)
-    engine = DockerEngine()
     with live() as progress:
-        report = verifying.verify(loaded, spec, engine, progress)
+        report = _verified(loaded, spec, progress)
     if as_json:
         print_json(report.to_json())
     else:
@@ -222,6 +222,17 @@ def list_images(config: ConfigOption = configuration.DEFAULT_FILE, as_json: Json
     else:
         columns = ("name", "base", "locks", "verified")
         print_table("", columns, [[_text(row[column]) for column in columns] for row in rows])
+
+
+def _verified(config: Config, spec: ImageSpec, progress: Progress) -> verifying.Report:
+    try:
+        engine = DockerEngine()
+    except EngineUnavailableError:
+        if not isinstance(spec.base, DebianBase):
+            raise
+        say("note: no Docker engine answers; bubblewrap runs the checks")
+        return verifying.verify_unpacked(config, spec, progress)
+    return verifying.verify(config, spec, engine, progress)
 
 
 def _output(engine: Engine, text: str | None) -> directing.Output | None:
@@ -291,7 +302,9 @@ def _print_report(report: verifying.Report) -> None:
         ("✓" if check.ok else "✗", check.name, human_time(check.seconds), _last_line(check))
         for check in report.checks
     ]
-    print_table(f"{report.reference}  {report.image}", ("", "check", "time", "result"), rows)
+    print_table(
+        f"{report.reference}  {report.image}  in {report.engine}", ("", "check", "time", "result"), rows
+    )
     for check in report.checks:
         if not check.ok:
             say(f"\n✗ {check.name}")

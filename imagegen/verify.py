@@ -5,17 +5,20 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from shlex import quote
+from typing import Protocol
 
 from imagegen.archive import Entry
 from imagegen.build import LATEST
 from imagegen.context import guest_program
+from imagegen.direct import direct_engine, find_built
+from imagegen.engines.box import Box
 from imagegen.engines.container import Container, Ran
-from imagegen.engines.docker import BuiltImage, DockerEngine
+from imagegen.engines.docker import DockerEngine
 from imagegen.errors import NotBuiltError
 from imagegen.live import Progress
 from imagegen.plan import HOME, REPOSITORY, UID, WORKSPACE
@@ -40,6 +43,18 @@ _REINSTALL = (
 )
 
 
+class Trial(Protocol):
+    """Where an image is tried out: a container, or a box without an engine."""
+
+    def put(self, entries: Iterable[Entry], folder: str, *, uid: int) -> None:
+        """Copy files into a folder."""
+        ...
+
+    def run(self, command: Sequence[str], *, limit: int) -> Ran:
+        """Run a command as the image's user for at most `limit` seconds."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     """Something to prove: a name and the command that ends with 0 when it holds."""
@@ -60,11 +75,12 @@ class Check:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What was found of one image."""
+    """What was found of one image, and whether in `docker` or in `bubblewrap`."""
 
     name: str
     reference: str
     image: str
+    engine: str
     checks: tuple[Check, ...]
 
     @property
@@ -108,12 +124,37 @@ def verify(config: Config, spec: ImageSpec, engine: DockerEngine, progress: Prog
             "this image is not in the engine", where=reference, hint=f"run `imagegen build {spec.name}`"
         )
     wanted = steps(spec, (*ADDRESSES, *engine.gateways()), npm_folders(config, spec))
-    report = Report(
-        name=spec.name,
-        reference=reference,
-        image=image.id,
-        checks=tuple(_run(config, spec, engine, image, wanted, progress)),
+    checks = _run(config, spec, lambda owner: Container(engine, image.id, owner), wanted, progress)
+    return _reported(
+        config,
+        spec,
+        Report(name=spec.name, reference=reference, image=image.id, engine="docker", checks=checks),
     )
+
+
+def verify_unpacked(config: Config, spec: ImageSpec, progress: Progress) -> Report:
+    """Run all steps in the image's unpacked layers, without an engine, and write the report.
+
+    Raises NotBuiltError where the direct engine has not built it, EngineUnavailableError without
+    bubblewrap.
+    """
+    plan, image = find_built(config, spec, progress)
+    layout = direct_engine(config).layout
+    progress.step("unpacking the image")
+    checks = _run(
+        config,
+        spec,
+        lambda owner: Box(image, layout, config.root / "boxes", owner),
+        steps(spec, ADDRESSES, npm_folders(config, spec)),
+        progress,
+    )
+    report = Report(
+        name=spec.name, reference=plan.reference, image=image.id, engine="bubblewrap", checks=checks
+    )
+    return _reported(config, spec, report)
+
+
+def _reported(config: Config, spec: ImageSpec, report: Report) -> Report:
     data = json.dumps(report.to_json(), indent=2, sort_keys=True) + "\n"
     write_atomically(report_file(config, spec), data.encode())
     return report
@@ -145,18 +186,19 @@ def _script(name: str, arguments: Sequence[str]) -> tuple[str, ...]:
 def _run(
     config: Config,
     spec: ImageSpec,
-    engine: DockerEngine,
-    image: BuiltImage,
+    opened: Callable[[str], AbstractContextManager[Trial]],
     wanted: Sequence[Step],
     progress: Progress,
-) -> Iterator[Check]:
-    with _alone(config, spec) as owner, Container(engine, image.id, owner) as container:
+) -> tuple[Check, ...]:
+    found = []
+    with _alone(config, spec) as owner, opened(owner) as container:
         container.put(_scripts(), _TMP, uid=0)
         if spec.project:
             container.put(project_entries(spec.project, config.root), WORKSPACE, uid=UID)
         for number, step in enumerate(wanted, 1):
             progress.detail(f"{number}/{len(wanted)} {step.name}")
-            yield _check(step, container.run(step.command, limit=_LIMIT))
+            found.append(_check(step, container.run(step.command, limit=_LIMIT)))
+    return tuple(found)
 
 
 def _scripts() -> list[Entry]:

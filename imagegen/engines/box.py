@@ -1,0 +1,96 @@
+"""A box of namespaces, made by bubblewrap, in which an image's unpacked layers are tried out.
+
+It has no network but its own loopback, its one user is the image's, and it needs no daemon. All
+files belong to that user in it, root's too: what is tried there is what works, not what is forbidden.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from imagegen.archive import Entry, tar_stream
+from imagegen.engines.container import Ran
+from imagegen.errors import BuildError, EngineUnavailableError
+from imagegen.oci import Image, ImageLayout
+from imagegen.plan import UID
+from mirror.store import disk_errors
+
+_KEPT = 64 * 1024
+
+
+class Box:
+    """A context manager: the image's files are unpacked below `folder` inside the block.
+
+    Whoever holds `owner` is alone with that name; what a killed run left there is removed first.
+    """
+
+    def __init__(self, image: Image, layout: ImageLayout, folder: Path, owner: str) -> None:
+        self._image = image
+        self._layout = layout
+        self._folder = folder / owner
+        self._root = self._folder
+        self._config = json.loads(image.config)["config"]
+
+    def __enter__(self) -> Box:
+        """Unpack. Raises EngineUnavailableError without bubblewrap, BuildError, DiskFullError."""
+        if not shutil.which("bwrap"):
+            raise EngineUnavailableError(
+                "no Docker engine answers, and bubblewrap is not installed",
+                hint="apt-get install --no-install-recommends bubblewrap, or start an engine",
+            )
+        shutil.rmtree(self._folder, ignore_errors=True)
+        with disk_errors(self._folder):
+            # There are programs in it that run as root for whoever may reach them.
+            self._folder.mkdir(mode=0o700, parents=True)
+            self._root = Path(tempfile.mkdtemp(dir=self._folder))
+            self._root.chmod(0o755)
+        for layer in self._image.layers:
+            self._untar(self._root, ["-z", "-f", str(self._layout.blob(layer.digest))])
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Remove it."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def put(self, entries: Iterable[Entry], folder: str, *, uid: int) -> None:
+        """Copy files into a folder of the box."""
+        self._untar(self._root / folder.lstrip("/"), ["-f", "-"], b"".join(tar_stream(entries, uid=uid)))
+
+    def run(self, command: Sequence[str], *, limit: int) -> Ran:
+        """Run a command as the image's user for at most `limit` seconds; stdout and stderr come as one."""
+        started = time.monotonic()
+        ended = subprocess.run(
+            [*self._words(), "timeout", "-k", "5", str(limit), *command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+        output = ended.stdout[-_KEPT:].decode(errors="replace")
+        return Ran(code=ended.returncode, output=output, seconds=time.monotonic() - started)
+
+    def _words(self) -> list[str]:
+        variables = dict(entry.split("=", 1) for entry in self._config["Env"])
+        home = f"/home/{self._config['User']}"
+        words = ["bwrap", "--unshare-all", "--unshare-user", "--uid", str(UID), "--gid", str(UID)]
+        words += ["--die-with-parent", "--new-session", "--hostname", "sandbox", "--clearenv"]
+        words += ["--bind", str(self._root), "/", "--proc", "/proc", "--dev", "/dev"]
+        for name, value in {"HOME": home, **variables}.items():
+            words += ["--setenv", name, value]
+        return [*words, "--chdir", self._config["WorkingDir"], "--"]
+
+    def _untar(self, folder: Path, words: Sequence[str], data: bytes | None = None) -> None:
+        options = ["-x", "-p", "--no-same-owner", "--exclude=./dev/*", "-C", str(folder)]
+        ended = subprocess.run(["tar", *options, *words], input=data, capture_output=True, check=False)
+        if ended.returncode:
+            reason = ended.stderr.decode(errors="replace").strip()[-300:]
+            raise BuildError(f"a layer cannot be unpacked: {reason}", where=str(self._folder))
