@@ -141,7 +141,7 @@ def _order(config: Config, text: LockText) -> Order:
 async def _resolve_early(config: Config, layout: Layout, locks: Sequence[LockText]) -> None:
     """Resolve what is known before anything is fetched, while it is fetched; errors come up again."""
     resolver = BuildLocks(folder=layout.build_locks, upstreams=config.upstreams)
-    sets = {_tools(config, locks), *(lock.project_requires for lock in locks)} - {()}
+    sets = {_tools(config, locks), *(requires for lock in locks for requires in lock.builds)} - {()}
     jobs = [(requires, target) for requires in sets for target in config.targets]
     loop = asyncio.get_running_loop()
     # Threads of its own: name look-ups and finished files wait for the usual ones.
@@ -180,7 +180,7 @@ def _tools(config: Config, locks: Iterable[LockText]) -> tuple[str, ...]:
 
 
 def _requirement_sets(layout: Layout, shelf: Shelf, lock: LockText, target: Target) -> set[tuple[str, ...]]:
-    return {lock.project_requires, *_sdist_requires(layout, shelf, lock.spec.name, target)}
+    return {*lock.builds, *_sdist_requires(layout, shelf, lock.spec.name, target)}
 
 
 def _build_order(
@@ -263,8 +263,12 @@ def _reached(artifacts: Iterable[Stocked], selections: Iterable[Selected]) -> li
 
 def _merged(selections: Iterable[Selected]) -> Iterator[Selected]:
     """Join the selections of one lock and target: build requirements come in several sets."""
-    joined: dict[tuple[str, str], set[str]] = {}
+    joined: dict[tuple[str, str], Selected] = {}
     for selected in selections:
-        joined.setdefault((selected.lock, selected.target), set()).update(selected.artifacts)
-    for (lock, target), digests in joined.items():
-        yield Selected(lock=lock, target=target, artifacts=tuple(sorted(digests)))
+        first = joined.setdefault((selected.lock, selected.target), selected)
+        joined[selected.lock, selected.target] = replace(
+            first,
+            artifacts=tuple(sorted({*first.artifacts, *selected.artifacts})),
+            left=tuple(sorted({*first.left, *selected.left})),
+        )
+    yield from joined.values()

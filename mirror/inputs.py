@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lockfiles.errors import LockError, LockstockError
 from lockfiles.formats import FORMATS, detect, parse
-from lockfiles.model import Ecosystem, Lock
+from lockfiles.model import Ecosystem, Lock, PathSource
 from mirror.buildlock import build_requirements
 from mirror.config import Config, LockSpec
 from mirror.git import REMOTE, Checkout, fetch_commit
@@ -22,18 +22,24 @@ from mirror.snapshot import SCHEMA, LockRecord, Snapshot
 from mirror.upstream.settings import redact
 
 _INCLUDE = re.compile(r"(?m)^[ \t]*(?:-r|-c|--requirement|--constraint)[ =]*(\S+)")
+# What a lock may say of code that it leaves in the user's checkout; only then is it parsed to find out.
+_OWN_CODE = re.compile(r"\b(?:editable|directory|path)\b|(?m:^[ \t]*(?:-e|\.))|file:")
 Read = Callable[[str], str]
 Failures = dict[str, LockstockError]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LockText:
-    """A lock-file's text with that of the files it includes, and what its project's build asks for."""
+    """A lock-file's text with that of the files it includes.
+
+    `builds` is what building the user's own code asks for, once for each project: the one that is
+    configured, and those in the user's checkout that the lock names.
+    """
 
     spec: LockSpec
     text: str
     includes: Mapping[str, str] = field(default_factory=dict)
-    project_requires: tuple[str, ...] = ()
+    builds: tuple[tuple[str, ...], ...] = ()
 
     @property
     def sha256(self) -> str:
@@ -64,7 +70,7 @@ class LockText:
         spec = self.spec
         sdists = [spec.sdists.default, sorted(spec.sdists.packages.items())]
         request: list[object] = [spec.name, self.sha256, spec.extras, spec.groups, sdists]
-        request.append(self.project_requires)
+        request.append(self.builds)
         return [*request, spec.allow_sha1] if spec.allow_sha1 else request
 
 
@@ -150,7 +156,23 @@ def _read(spec: LockSpec, read: Read) -> LockText:
     }
     if detect(spec.path.name, text) == "requirements.txt":
         _collect(text, folder, "", includes, read)
-    return LockText(spec=spec, text=text, includes=includes, project_requires=_project_requires(spec, read))
+    lock = LockText(spec=spec, text=text, includes=includes)
+    folders = {*([spec.project] if spec.project else []), *_own_projects(lock)}
+    return replace(lock, builds=tuple(sorted({_build_requires(folder, read) for folder in folders})))
+
+
+def _own_projects(lock: LockText) -> Iterator[Path]:
+    """Give the folders of the user's checkout that a lock names and that are built from there."""
+    if not _OWN_CODE.search(lock.text):
+        return
+    try:
+        packages = lock.parse().packages
+    except LockstockError:
+        return  # it is told when the lock is read in earnest
+    for package in packages:
+        source = package.source
+        if package.ecosystem is Ecosystem.PYPI and isinstance(source, PathSource) and not source.virtual:
+            yield Path(os.path.normpath(lock.spec.path.parent / source.path / (source.subdirectory or "")))
 
 
 def _collect(text: str, folder: Path, prefix: str, includes: dict[str, str], read: Read) -> None:
@@ -190,10 +212,9 @@ def _text(path: Path, read: Read) -> str:
         raise LockError(f"cannot be read: {reason}", where=str(path)) from error
 
 
-def _project_requires(spec: LockSpec, read: Read) -> tuple[str, ...]:
-    if spec.project is None:
-        return ()
-    file = spec.project / "pyproject.toml"
+def _build_requires(project: Path, read: Read) -> tuple[str, ...]:
+    """Give what building the project in a folder asks for; a file or nothing is none of ours."""
+    file = project / "pyproject.toml"
     try:
         return build_requirements(_text(file, read) if _is_there(file, read) else None)
     except ValueError as error:

@@ -46,11 +46,15 @@ class Stocked:
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class Selected:
-    """The files, by sha256, that one target (in its text form) takes of one lock."""
+    """The files, by sha256, that one target (in its text form) takes of one lock.
+
+    `left` are the packages that lie in the user's own checkout, as NAME @ PATH.
+    """
 
     lock: str
     target: str
     artifacts: tuple[str, ...]
+    left: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +152,12 @@ def covers(wanted: str, lock: str) -> bool:
 
 
 def _selected(item: dict[str, Any]) -> Selected:
-    return Selected(lock=item["lock"], target=item["target"], artifacts=tuple(item["artifacts"]))
+    return Selected(
+        lock=item["lock"],
+        target=item["target"],
+        artifacts=tuple(item["artifacts"]),
+        left=tuple(item.get("left", ())),
+    )
 
 
 class Snapshots:

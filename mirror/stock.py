@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lockfiles.closure import required
 from lockfiles.errors import LockError, LockstockError
-from lockfiles.model import Digest, Ecosystem, GitSource, Lock, Package
+from lockfiles.model import Digest, Ecosystem, GitSource, Lock, Package, PathSource
 from lockfiles.select import Sdists, Selection, select
 from lockfiles.target import Target
 from mirror.config import Config
@@ -300,4 +300,9 @@ def _selected(
         lock=order.record.name,
         target=str(selection.target),
         artifacts=tuple(sorted({*(digests[key] for key in files), *found})),
+        left=tuple(
+            sorted(
+                f"{p.name} @ {p.source.path}" for p in selection.sources if isinstance(p.source, PathSource)
+            )
+        ),
     )

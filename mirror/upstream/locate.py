@@ -11,8 +11,6 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from packaging.utils import (
-    InvalidSdistFilename,
-    InvalidWheelFilename,
     canonicalize_name,
     parse_sdist_filename,
     parse_wheel_filename,
@@ -20,6 +18,7 @@ from packaging.utils import (
 from packaging.version import InvalidVersion, Version
 
 from lockfiles.errors import LockstockError
+from lockfiles.filenames import check_wheel_name
 from lockfiles.model import Artifact, Digest, IndexSource, Package
 from mirror.config import UpstreamSpec
 from mirror.errors import DigestMismatchError, NotFoundUpstreamError, UpstreamError
@@ -154,10 +153,11 @@ def _is_whole(file: Artifact) -> bool:
     """Say whether the name is a whole wheel's or sdist's; indexes hold other things, too."""
     try:
         if file.filename.endswith(".whl"):
+            check_wheel_name(file.filename)
             parse_wheel_filename(file.filename)
         else:
             parse_sdist_filename(file.filename)
-    except (InvalidWheelFilename, InvalidSdistFilename):
+    except ValueError:  # of packaging, or of the check
         return False
     return True
 

@@ -157,3 +157,29 @@ def test_a_commit_that_is_not_there(pinned: tuple[Project, str], wheels: Path) -
     ended = project.mirror("refresh")
     assert ended.returncode == 22, ended.stderr
     assert "0123456789" in ended.stderr
+
+
+def test_code_in_the_users_checkout_is_recorded_and_its_build_stocked(locked: Project, wheels: Path) -> None:
+    make_wheel(wheels, "backend", "1.0")
+    (locked.folder / "lib").mkdir()
+    backend = '[build-system]\nrequires = ["backend"]\nbuild-backend = "b"\n'
+    library = f'[project]\nname = "lib"\nversion = "1"\n{backend}'
+    (locked.folder / "lib" / "pyproject.toml").write_text(library)
+    text = (
+        PYPROJECT.replace('"click"]', '"click", "lib"]')
+        + '[tool.uv.sources]\nlib = { path = "lib", editable = true }\n'
+    )
+    (locked.folder / "pyproject.toml").write_text(text)
+    made = uv(locked, "lock", UV_DEFAULT_INDEX=locked.environment["PIP_INDEX_URL"])
+    assert made.returncode == 0, made.stderr
+    locked.refreshed()
+    snapshot = locked.layout.snapshots.current()
+    assert snapshot is not None
+    (selected,) = [s for s in snapshot.selections if s.lock == "app"]
+    assert selected.left == ("lib @ lib",)
+    assert [a.name for a in snapshot.chosen(["app:build"], TARGET)] == ["backend"]
+
+    (locked.folder / "lib" / "pyproject.toml").write_text(
+        library.replace('"backend"]', '"backend", "click"]')
+    )
+    assert locked.refreshed()["changed"] is True
