@@ -74,8 +74,8 @@ class Registry:
         return found
 
     def leftovers(self) -> list[str]:
-        """Give what a killed writer could have left behind."""
-        names = (path.name for path in self.folder.rglob("*"))
+        """Give what a killed writer could have left behind, but for what the running server just writes."""
+        names = {path.name for path in self.folder.rglob("*")} - {".event_serial-tmp"}
         return sorted(name for name in names if name.endswith(("-tmp", ".tmp", ".new", "-journal")))
 
     def indexes(self) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -85,7 +86,7 @@ def test_a_clock_that_is_wrong(project: Project, index: IndexServer, flask: Path
 
     index.faults["/simple/"] = two_hours_ago
     ((grade, message),) = examined(project, 36)["clock"]
-    assert (grade, message.startswith("this clock is 7200 s ahead")) == ("failed", True)
+    assert (grade, bool(re.match(r"this clock is 7[12]\d\d s ahead", message))) == ("failed", True)
 
 
 def test_a_port_of_another_program(project: Project, index: IndexServer, flask: Path) -> None:
