@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lockfiles.model import Package
+from mirror.archives import BoundedTarInfo
 from mirror.errors import UnsafeArchiveError
 
 _MEMBERS_AT_MOST = 200_000
@@ -49,7 +50,7 @@ def read_manifest(path: Path, label: str) -> dict[str, Any]:
 def _manifests(path: Path, label: str) -> Iterator[dict[str, Any] | None]:
     """Go through the entries as a stream. Raises UnsafeArchiveError and what tarfile and json raise."""
     unpacked = 0
-    with tarfile.open(path, "r|*") as archive:
+    with tarfile.open(path, "r|*", tarinfo=BoundedTarInfo) as archive:
         for count, member in enumerate(archive):
             unpacked += member.size
             if count > _MEMBERS_AT_MOST or unpacked > _UNPACKED_AT_MOST:

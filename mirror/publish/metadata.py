@@ -17,6 +17,8 @@ from typing import BinaryIO
 
 from packaging.metadata import RawMetadata, parse_email
 
+from mirror.archives import BoundedTarInfo
+
 METADATA_LIMIT = 1 << 20
 SCAN_LIMIT = 64 << 20
 _IN_WHEEL = re.compile(r"[^/]+\.dist-info/METADATA")
@@ -73,7 +75,10 @@ def _from_zip(path: Path, pattern: re.Pattern[str]) -> bytes | None:
 
 
 def _from_tar(path: Path) -> bytes | None:
-    with gzip.open(path) as stream, tarfile.open(fileobj=_Limited(stream), mode="r|") as archive:
+    with (
+        gzip.open(path) as stream,
+        tarfile.open(fileobj=_Limited(stream), mode="r|", tarinfo=BoundedTarInfo) as archive,
+    ):
         for member in archive:
             if member.isreg() and _IN_SDIST.fullmatch(member.name):
                 file = archive.extractfile(member)
