@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
@@ -107,12 +109,17 @@ class Compiler:
             yield [chroot, f"--userspec={_NOBODY}", str(self._root)]
 
     def _unpack(self) -> None:
-        """Unpack the programs of the base under a name that nobody looks at, and rename it."""
-        with disk_errors(self._root.parent):
-            self._root.parent.mkdir(parents=True, exist_ok=True)
-            for leftover in self._root.parent.glob(".*"):
+        """Unpack the programs of the base under a name that nobody looks at, and rename it.
+
+        One run does so at a time; the others find it done.
+        """
+        prefix = f".{self._root.name[:16]}."
+        with disk_errors(self._root.parent), _alone(self._root):
+            if self._root.exists():
+                return
+            for leftover in self._root.parent.glob(f"{prefix}*"):
                 shutil.rmtree(leftover, ignore_errors=True)
-            fresh = Path(tempfile.mkdtemp(prefix=".", dir=self._root.parent))
+            fresh = Path(tempfile.mkdtemp(prefix=prefix, dir=self._root.parent))
             fresh.chmod(0o755)
             words = ["tar", "-x", "--no-same-owner", "--no-same-permissions", "-C", str(fresh)]
             parts = [f"./{part}" for part in _PARTS]
@@ -126,6 +133,14 @@ class Compiler:
             if not (fresh / self._python.lstrip("/")).exists():
                 raise BuildError(f"the base cannot be unpacked: {ended.stderr[-300:]}", where=str(fresh))
             fresh.rename(self._root)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _bytes(entry: Entry) -> bytes:

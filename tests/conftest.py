@@ -13,9 +13,13 @@ from tests.project import Project
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep together, when tests run side by side, what shares costly fixtures: a file, the engine."""
+    """Keep together, when tests run side by side, what shares costly fixtures: a file, the engine.
+
+    All of imagegen's count as the engine's: an image that is built is loaded into it if it answers.
+    """
     for item in items:
-        group = "docker" if item.get_closest_marker("docker") else str(item.path)
+        engine = item.get_closest_marker("docker") or item.path.parent.name == "imagegen"
+        group = "docker" if engine else str(item.path)
         item.add_marker(pytest.mark.xdist_group(group))
 
 

@@ -221,16 +221,22 @@ class TestBadInput:
         return project
 
     def test_no_engine(self, project: StockedProject, tmp_path: Path) -> None:
-        for command in ("build", "verify"):
-            engine = DOCKER if command == "build" else ()
-            ended = project.imagegen(
-                command, OTHER, *engine, environment={"DOCKER_HOST": f"unix://{tmp_path}/nothing.sock"}
-            )
+        nothing = {"DOCKER_HOST": f"unix://{tmp_path}/nothing.sock"}
+        ended = project.imagegen("build", OTHER, *DOCKER, environment=nothing)
 
-            assert ended.returncode == 40
-            assert "no Docker engine answers" in ended.stderr
-            assert "hint: start one" in ended.stderr
-            assert "Traceback" not in ended.stderr
+        assert ended.returncode == 40
+        assert "no Docker engine answers" in ended.stderr
+        assert "hint: start one" in ended.stderr
+        assert "Traceback" not in ended.stderr
+
+    def test_verify_without_an_engine_asks_for_the_image_in_the_mirror(
+        self, project: StockedProject, tmp_path: Path
+    ) -> None:
+        nothing = {"DOCKER_HOST": f"unix://{tmp_path}/nothing.sock"}
+        ended = project.imagegen("verify", OTHER, environment=nothing)
+
+        assert ended.returncode == 46
+        assert "hint: run `imagegen build" in ended.stderr
 
     def test_no_mmdebstrap(self, project: StockedProject, tmp_path: Path) -> None:
         ended = project.imagegen(
