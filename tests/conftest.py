@@ -12,6 +12,7 @@ from tests.index_server import IndexServer
 from tests.project import Project
 
 
+@pytest.hookimpl(tryfirst=True)  # before the groups are read
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep together, when tests run side by side, what shares costly fixtures: a file, the engine.
 
