@@ -15,7 +15,7 @@ test:  ## Run the linters and all tests
 	@sh .ci/prepare test
 	@$(MAKE) --no-print-directory lint
 	@# Indexes, engines and clocks of a busy machine get one more try, which is shown.
-	$(PYTHON) -m pytest -n 2 --dist loadgroup --reruns 1 --cov --cov-report=term:skip-covered $(ARGS)
+	$(PYTHON) -m pytest -n 2 --dist loadscope --reruns 1 --cov --cov-report=term:skip-covered $(ARGS)
 
 lint:  ## Check style and types
 	$(PYTHON) -m ruff check .

@@ -5,23 +5,29 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.index_server import IndexServer
 from tests.project import Project
 
 
-@pytest.hookimpl(tryfirst=True)  # before the groups are read
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep together, when tests run side by side, what shares costly fixtures: a file, the engine.
+# Their tests load images into the one engine that there is, and sweep it.
+ENGINE = ("tests/imagegen/", "tests/test_newcomer.py")
 
-    All of imagegen's count as the engine's: an image that is built is loaded into it if it answers.
-    """
-    for item in items:
-        engine = item.get_closest_marker("docker") or item.path.parent.name == "imagegen"
-        group = "docker" if engine else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+
+class Scheduling(LoadScopeScheduling):
+    """Keeps together what shares costly fixtures when tests run side by side: a file, the engine."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.partition("::")[0]
+        return "engine" if path.startswith(ENGINE) else path
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
+    return Scheduling(config, log)
 
 
 @pytest.fixture
