@@ -13,7 +13,6 @@ from xdist.scheduler import LoadScopeScheduling
 from tests.index_server import IndexServer
 from tests.project import Project
 
-
 # Their tests load images into the one engine that there is, and sweep it.
 ENGINE = ("tests/imagegen/", "tests/test_newcomer.py")
 
