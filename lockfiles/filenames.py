@@ -36,6 +36,15 @@ def check_wheel_name(filename: str) -> None:
         raise ValueError("the name of a wheel stands for too many tags")
 
 
+def is_wheel(filename: str) -> bool:
+    """Say whether the whole name is that of a wheel, and not its tags alone."""
+    try:
+        parse_wheel_filename(filename)
+    except ValueError:
+        return False
+    return True
+
+
 def build_tag(filename: str) -> BuildTag:
     """Give the build tag of a wheel, which is empty for most."""
     return parse_wheel_filename(filename)[2]

@@ -10,7 +10,7 @@ from packaging.utils import canonicalize_name
 
 from lockfiles.closure import holds, required
 from lockfiles.errors import MissingHashError, NoMatchingArtifactError
-from lockfiles.filenames import build_tag, is_sdist, wheel_tags
+from lockfiles.filenames import build_tag, is_sdist, is_wheel, wheel_tags
 from lockfiles.model import Artifact, Ecosystem, IndexSource, Lock, Package, UrlSource
 from lockfiles.target import Target
 
@@ -114,6 +114,7 @@ def _ranked_wheels(package: Package, target: Target) -> list[tuple[int, Artifact
         (min(fitting), artifact)
         for artifact in package.artifacts
         if (fitting := [ranks[tag] for tag in wheel_tags(artifact.filename) if tag in ranks])
+        and is_wheel(artifact.filename)
     ]
 
 

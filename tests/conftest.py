@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
 from tests.index_server import IndexServer
 from tests.project import Project
+
+# What lands is judged by examples that are the same each time; elsewhere hypothesis looks for new ones.
+settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 # Their tests load images into the one engine that there is, and sweep it.
 ENGINE = ("tests/imagegen/", "tests/test_newcomer.py")
