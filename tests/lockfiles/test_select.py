@@ -198,3 +198,11 @@ def test_exported_requirements(tmp_path: Path) -> None:
         f"# ./here from ./here\n# g @ git+https://git.example/g@{'c' * 40}\n"
     )
     assert [p.name for p in parse("requirements.txt", text).packages] == ["demo", "direct"]
+
+
+def test_a_wheel_whose_name_is_none_fits_nothing() -> None:
+    """Its tags alone would fit; found by mutating locks."""
+    with pytest.raises(NoMatchingArtifactError):
+        best_artifact(package("[demo-1.0-py3-none-any.whl"), LINUX)
+    good = "demo-1.0-py3-none-any.whl"
+    assert best_artifact(package("[demo-1.0-py3-none-any.whl", good), LINUX).filename == good
