@@ -91,7 +91,9 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
         )
     for row in content:
         table.add_row(*(escape(cell) for cell in row))
-    out.print(table, crop=False)
+    # Measured by rich to its own content: where the console is narrower, columns would vanish.
+    needed = Console(width=10_000).measure(table).maximum
+    out.print(table, crop=False, width=max(needed, 1))
 
 
 def download_progress() -> Progress:
