@@ -93,7 +93,7 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
         table.add_row(*(escape(cell) for cell in row))
     # Measured by rich to its own content: where the console is narrower, columns would vanish.
     needed = Console(width=10_000).measure(table).maximum
-    out.print(table, crop=False, width=max(needed, 1))
+    Console(width=max(needed, out.width), soft_wrap=True, highlight=False).print(table, crop=False)
 
 
 def download_progress() -> Progress:
