@@ -98,3 +98,26 @@ def test_a_project_leaves_out_what_is_not_its_own(tmp_path: Path) -> None:
         ("data/.git-keep", None, "0o644"),
         ("src/a.py", None, "0o644"),
     ]
+
+
+@given(NAMES, st.binary(max_size=3000), st.sampled_from([0o644, 0o755]), st.integers(0, 65534))
+def test_the_stream_is_what_tarfile_writes(path: str, content: bytes, mode: int, uid: int) -> None:
+    expected = io.BytesIO()
+    folders = [path[:at] for at, char in enumerate(path) if char == "/"]
+    with tarfile.open(fileobj=expected, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for name in (*folders, path):
+            info = tarfile.TarInfo(name)
+            info.uid = info.gid = uid
+            info.mode, info.type = (mode, tarfile.REGTYPE) if name == path else (0o755, tarfile.DIRTYPE)
+            info.size = len(content) if name == path else 0
+            archive.addfile(info, io.BytesIO(content))
+
+    stream = b"".join(tar_stream([Entry(path=path, content=content, mode=mode)], uid=uid))
+
+    assert expected.getvalue().startswith(stream.removesuffix(bytes(1024)))
+
+
+@pytest.mark.parametrize("path", ["", "/a", "a/../b", "..", "a//b", "a/./b", "a/"])
+def test_a_path_that_leads_out_is_refused(path: str) -> None:
+    with pytest.raises(ValueError, match="not a path inside"):
+        Entry(path=path)
