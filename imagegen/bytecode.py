@@ -2,42 +2,33 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from imagegen.archive import Entry
 from imagegen.context import guest_program
+from imagegen.engines.root import BaseRoot
 from imagegen.errors import BuildError, UnsupportedError
 from imagegen.guest.compile_stream import number
-from imagegen.live import Progress
 from imagegen.oci import EPOCH
-from mirror.store import disk_errors
 
 # Sets are ordered by hash, and what is compiled must not depend on chance.
 _ENVIRONMENT = {"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", "PATH": "/usr/bin"}
 _NOBODY = "65534:65534"
-_PARTS = ("bin", "lib", "lib64", "usr")
 _LIMIT = 1800
-# Nobody in particular is to run what is unpacked.
-_UMASK = 0o022
 
 
 class Compiler:
-    """Compiles with the Python of one base, whose root is unpacked below `folder` once."""
+    """Compiles with the Python of one base."""
 
-    def __init__(self, tarball: Path, digest: str, python: str, folder: Path, progress: Progress) -> None:
-        self._tarball = tarball
-        self._root = folder / digest.removeprefix("sha256:")
+    def __init__(self, root: BaseRoot, python: str) -> None:
+        self._root = root
         self._python = f"/usr/bin/python{python}"
         self._tag = f"cpython-{python.replace('.', '')}"
-        self._progress = progress
 
     def compiled(self, entries: Iterable[Entry]) -> Iterator[Entry]:
         """Give the .pyc beside each module; sources that are no Python of this version have none.
@@ -71,9 +62,7 @@ class Compiler:
 
     def prepare(self) -> None:
         """Unpack the base and find a way to run its Python. Raises UnsupportedError."""
-        if not self._root.is_dir():
-            self._progress.step("unpacking the base (once)")
-            self._unpack()
+        self._root.prepare(self._python)
         _ = self._box
 
     @cached_property
@@ -86,7 +75,7 @@ class Compiler:
                 return words
         raise UnsupportedError(
             "the base's Python cannot be run to compile modules",
-            where=str(self._root),
+            where=str(self._root.path),
             hint="install bubblewrap (apt-get install bubblewrap), set `compile = false` for the image, or "
             "use --engine docker",
         )
@@ -94,53 +83,10 @@ class Compiler:
     def _boxes(self) -> Iterator[list[str]]:
         bwrap, chroot = shutil.which("bwrap"), shutil.which("chroot", path="/usr/sbin:/usr/bin:/sbin:/bin")
         if bwrap:
-            links = [f"--symlink usr/{name} /{name}".split() for name in ("bin", "lib", "lib64")]
-            words = ["--unshare-all", "--die-with-parent", "--ro-bind", str(self._root / "usr"), "/usr"]
-            yield [
-                bwrap,
-                *words,
-                *(word for link in links for word in link),
-                "--proc",
-                "/proc",
-                "--dev",
-                "/dev",
-            ]
+            words = ["--unshare-all", "--die-with-parent", *self._root.mounts()]
+            yield [bwrap, *words, "--proc", "/proc", "--dev", "/dev"]
         if chroot and os.geteuid() == 0:
-            yield [chroot, f"--userspec={_NOBODY}", str(self._root)]
-
-    def _unpack(self) -> None:
-        """Unpack the programs of the base under a name that nobody looks at, and rename it.
-
-        One run does so at a time; the others find it done.
-        """
-        prefix = f".{self._root.name[:16]}."
-        with disk_errors(self._root.parent), _alone(self._root):
-            if self._root.exists():
-                return
-            for leftover in self._root.parent.glob(f"{prefix}*"):
-                shutil.rmtree(leftover, ignore_errors=True)
-            fresh = Path(tempfile.mkdtemp(prefix=prefix, dir=self._root.parent))
-            fresh.chmod(0o755)
-            words = ["tar", "-x", "--no-same-owner", "--no-same-permissions", "-C", str(fresh)]
-            parts = [f"./{part}" for part in _PARTS]
-            ended = subprocess.run(
-                [*words, "-f", str(self._tarball), *parts],
-                capture_output=True,
-                check=False,
-                text=True,
-                umask=_UMASK,
-            )
-            if not (fresh / self._python.lstrip("/")).exists():
-                raise BuildError(f"the base cannot be unpacked: {ended.stderr[-300:]}", where=str(fresh))
-            fresh.rename(self._root)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+            yield [chroot, f"--userspec={_NOBODY}", str(self._root.path)]
 
 
 def _bytes(entry: Entry) -> bytes:

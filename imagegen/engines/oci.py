@@ -18,6 +18,8 @@ from packaging.utils import canonicalize_name
 from imagegen.archive import Entry, tar
 from imagegen.bytecode import Compiler
 from imagegen.claims import Claims, check_together
+from imagegen.contents import Contents
+from imagegen.engines.root import BaseRoot
 from imagegen.environment import owner, settings_entries, venv_entries
 from imagegen.errors import NotStockedError, UnsupportedError
 from imagegen.layerplan import Group, group
@@ -25,6 +27,7 @@ from imagegen.layers import Content, Layer, Layers
 from imagegen.live import Progress
 from imagegen.oci import EPOCH, Image, ImageLayout, make_image
 from imagegen.plan import HOME, ImagePlan
+from imagegen.referrers import Referrer
 from imagegen.rootfs import SEEDS, RootFs
 from imagegen.wheels import Venv, program_entries, unpack
 from lockfiles.target import Target
@@ -35,6 +38,8 @@ _STOCK = f"{HOME.lstrip('/')}/wheels"
 _TOOLS = f"{HOME.lstrip('/')}/tools/bin"
 _CHUNK = 1 << 20
 _KEPT = 3
+
+Attest = Callable[[Image, Contents], Iterable[Referrer]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,16 +60,24 @@ class DirectEngine:
         self.layout = ImageLayout(root / "oci")
 
     def build(
-        self, plan: ImagePlan, target: Target, tarball: Path, root: RootFs, progress: Progress
+        self,
+        plan: ImagePlan,
+        target: Target,
+        tarball: Path,
+        root: RootFs,
+        progress: Progress,
+        attest: Attest,
     ) -> Image:
         """Make the image of a plan on the base in `tarball`, and add it to the mirror's layout.
 
+        `attest` gives the evidence that is added with it.
         Raises WheelError, CollisionError, LayerBudgetError, UnsupportedError and NotStockedError.
         """
         check_supported(plan)
         venv = Venv(root=f"{HOME}/venv", python=target.minor)
         groups = group(plan.stock, plan.layers, plan.name)
-        compiler = Compiler(tarball, plan.base.digest, venv.python, self._root / "roots", progress)
+        programs = BaseRoot(tarball, plan.base.digest, self._root / "roots", progress)
+        compiler = Compiler(programs, venv.python)
         work = _Work(plan=plan, target=target, venv=venv, root=root, stored=self._stored, compiler=compiler)
         with self._alone():
             if plan.compile:
@@ -79,10 +92,16 @@ class DirectEngine:
             settings = self._settings(work)
             layers = [base.result(), venv_layer.result().layer, *(made.layer for made in packages), settings]
             image = make_image(plan, layers, target.oci_platform.partition("/")[2])
-            self.layout.add(image, [plan.reference])
+            contents = _contents(work, groups, layers)
+            self.layout.add(image, [plan.reference], attest(image, contents))
             self.layout.prune(_KEPT)
             self._layers.forget_lost()
         return image
+
+    def attach(self, referrers: Iterable[Referrer]) -> None:
+        """Add artifacts about images that stand."""
+        with self._alone():
+            self.layout.attach(referrers)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -102,8 +121,7 @@ class DirectEngine:
         )[0]
 
     def _venv(self, work: _Work) -> Made:
-        names = {canonicalize_name(file.name) for file in work.plan.install}
-        seeds = [name for name in work.root.wheels() if _seeded(name, work.venv.python, names)]
+        seeds = work.seeds
         recipe = ["venv", work.plan.base.digest, work.python, seeds]
         return _made(self._layers.get(recipe, "the empty environment", lambda: _venv_content(work, seeds)))
 
@@ -136,6 +154,12 @@ class _Work:
         package = f"python{self.venv.python}-minimal"
         compiled = [self.root.packages[package]] if self.plan.compile else []
         return [self.venv.root, self.venv.python, self.plan.user, *compiled]
+
+    @property
+    def seeds(self) -> list[str]:
+        """Name the base's wheels that `venv` installs and nothing takes the place of."""
+        names = {canonicalize_name(file.name) for file in self.plan.install}
+        return [name for name in self.root.wheels() if _seeded(name, self.venv.python, names)]
 
     def modules(self, entries: Collection[Entry]) -> list[Entry]:
         """Give the entries, and the compiled form of their modules where that is wanted."""
@@ -204,6 +228,17 @@ def _content(work: _Work, entries: Iterable[Entry], claims: Sequence[Claims]) ->
     unique = {entry.path: entry for entry in entries}
     return Content(
         tar=work.tar(work.modules(unique.values())), facts={"claims": [claim.plain() for claim in claims]}
+    )
+
+
+def _contents(work: _Work, groups: Sequence[Group], layers: Sequence[Layer]) -> Contents:
+    """Say what lies where: the base and the environment are the lowest layers, then come the groups."""
+    base, venv, *packages = (layer.digest for layer in layers)
+    return Contents(
+        root=work.root,
+        base=base,
+        files={file.sha256: digest for files, digest in zip(groups, packages, strict=False) for file in files},
+        seeds=dict.fromkeys(work.seeds, venv),
     )
 
 

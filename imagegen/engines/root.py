@@ -1,0 +1,154 @@
+"""A base's own programs, unpacked once, and a box of namespaces without a network to run them in."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from imagegen.errors import BuildError, UnsupportedError
+from imagegen.live import Progress
+from imagegen.oci import EPOCH
+from imagegen.plan import UID
+from mirror.store import disk_errors
+
+_PARTS = ("bin", "etc", "lib", "lib64", "sbin", "usr")
+_LINKS = ("bin", "lib", "lib64", "sbin")
+# Part of a root's name: raise it when more or other parts are unpacked.
+_FORM = "2"
+_LIMIT = 1800
+_TIMED_OUT = 124
+# Nobody in particular is to run what is unpacked.
+_UMASK = 0o022
+# What is made must depend neither on chance nor on who makes it, where and when.
+_ENVIRONMENT = {
+    "PATH": "/usr/local/bin:/usr/bin:/bin",
+    "HOME": "/tmp",  # noqa: S108 - a file system of the box's own
+    "USER": "sandbox",
+    "LC_ALL": "C.UTF-8",
+    "TZ": "UTC",
+    "PYTHONHASHSEED": "0",
+    "SOURCE_DATE_EPOCH": str(EPOCH),
+}
+
+
+class BaseRoot:
+    """The programs of one base, which lie below `folder` once they were needed."""
+
+    def __init__(self, tarball: Path, digest: str, folder: Path, progress: Progress) -> None:
+        self._tarball = tarball
+        self._progress = progress
+        self.path = folder / f"{digest.removeprefix('sha256:')}-{_FORM}"
+
+    def prepare(self, program: str) -> None:
+        """Unpack the base unless it is there; `program` must be in it. Raises BuildError."""
+        if not self.path.is_dir():
+            self._progress.step("unpacking the base (once)")
+            self._unpack(program)
+
+    def mounts(self) -> list[str]:
+        """Give what bubblewrap is told of the root, which cannot be changed from inside."""
+        words = ["--ro-bind", str(self.path / "usr"), "/usr"]
+        for name in _LINKS:
+            words += ["--symlink", f"usr/{name}", f"/{name}"]
+        return words
+
+    def run(
+        self,
+        command: Sequence[str],
+        folders: Mapping[str, Path],
+        files: Mapping[str, Path] | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command of the base without a network, its stdout and stderr as one.
+
+        `folders` of the host may be written at their places inside, and `files` only read; all else
+        is gone at the end. It starts in the first of the folders. Raises UnsupportedError where no
+        such box can be made.
+        """
+        words = [self._program(), "--unshare-all", "--unshare-user", "--die-with-parent", "--new-session"]
+        words += ["--uid", str(UID), "--gid", str(UID), "--hostname", "sandbox", "--clearenv"]
+        words += [*self.mounts(), "--ro-bind", str(self.path / "etc"), "/etc"]
+        words += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]  # noqa: S108 - inside the box
+        for inside, path in folders.items():
+            words += ["--bind", str(path), inside]
+        for inside, path in (files or {}).items():
+            words += ["--ro-bind", str(path), inside]
+        for name, value in {**_ENVIRONMENT, **(environment or {})}.items():
+            words += ["--setenv", name, value]
+        words += ["--chdir", next(iter(folders)), "--"]
+        self._try(words)
+        ended = _run([*words, "timeout", "-k", "5", str(_LIMIT), *command])
+        if ended.returncode == _TIMED_OUT:
+            ended.stdout += f"not done after {_LIMIT} s\n"
+        return ended
+
+    def _program(self) -> str:
+        found = shutil.which("bwrap")
+        if found is None:
+            raise UnsupportedError(
+                "programs of the base have to run without a network, and bubblewrap is not installed",
+                where=str(self.path),
+                hint="apt-get install --no-install-recommends bubblewrap, or use --engine docker",
+            )
+        return found
+
+    def _try(self, words: Sequence[str]) -> None:
+        tried = _run([*words, "true"])
+        if tried.returncode:
+            raise UnsupportedError(
+                f"bubblewrap cannot make a box here: {tried.stdout.strip()[-200:]}",
+                where=str(self.path),
+                hint="allow user namespaces (or run as root), or use --engine docker",
+            )
+
+    def _unpack(self, program: str) -> None:
+        """Unpack the programs of the base under a name that nobody looks at, and rename it.
+
+        One run does so at a time; the others find it done.
+        """
+        prefix = f".{self.path.name[:16]}."
+        with disk_errors(self.path.parent), _alone(self.path):
+            if self.path.exists():
+                return
+            for leftover in self.path.parent.glob(f"{prefix}*"):
+                shutil.rmtree(leftover, ignore_errors=True)
+            fresh = Path(tempfile.mkdtemp(prefix=prefix, dir=self.path.parent))
+            fresh.chmod(0o755)
+            words = ["tar", "-x", "--no-same-owner", "--no-same-permissions", "-C", str(fresh)]
+            parts = [f"./{part}" for part in _PARTS]
+            ended = subprocess.run(
+                [*words, "-f", str(self._tarball), *parts],
+                capture_output=True,
+                check=False,
+                text=True,
+                umask=_UMASK,
+            )
+            if not (fresh / program.lstrip("/")).exists():
+                raise BuildError(f"the base cannot be unpacked: {ended.stderr[-300:]}", where=str(fresh))
+            fresh.rename(self.path)
+
+
+def _run(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        words,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        umask=_UMASK,
+        check=False,
+    )
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
