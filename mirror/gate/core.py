@@ -6,6 +6,7 @@ import asyncio
 import json
 import ssl
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from mirror.gate.log import Log
 from mirror.gate.packages import Shelf
 from mirror.gate.policy import Decision, Kind, Policy, deny
 from mirror.gate.relay import Tunnel
+from mirror.gate.repeats import WINDOW, Repeats
 from mirror.gate.requests import Request
 
 _STATUS = {
@@ -94,6 +96,8 @@ class Core:
         self._digest = settings.policy.digest  # once: each record carries it
         self._log = log
         self._meters: dict[str, Meter] = {}
+        self._repeats: dict[str, Repeats] = {}
+        self._window: asyncio.TimerHandle | None = None
 
     def record(self, event: str, task: str, **fields: Any) -> None:
         """Write a record, or close the gate. Raises Denied where it cannot be written."""
@@ -105,6 +109,24 @@ class Core:
             self.close(error)
             reason = "the gate is closed, for it cannot keep its log"
             raise Denied(deny(Kind.CLOSED, reason, "log")) from error
+
+    def record_denied(self, event: str, task: str, **fields: Any) -> None:
+        """Write what was denied; what repeats itself becomes a sum. Raises Denied like `record`."""
+        if self._window is None:
+            self._window = asyncio.get_running_loop().call_later(WINDOW, self.settle)
+        if self._repeats.setdefault(task, Repeats()).admit({"event": event, **fields}):
+            self.record(event, task, **fields)
+
+    def settle(self) -> None:
+        """Write the sums of denials that repeated themselves, and begin a new window."""
+        if self._window is not None:
+            self._window.cancel()
+            self._window = None
+        repeats, self._repeats = self._repeats, {}
+        with suppress(Denied):  # the log failed: the gate is closed by that
+            for task, found in repeats.items():
+                for fields in found.drain():
+                    self.record(task=task, **fields)
 
     @property
     def note(self) -> str:
@@ -144,7 +166,8 @@ class Core:
 
         `stage` is `policy` for what the policy alone decides, `outcome` for what came of it later.
         """
-        self.record(
+        record = self.record if decision.allowed else self.record_denied
+        record(
             "decision",
             task,
             verdict=decision.verdict.value,

@@ -87,7 +87,7 @@ def decide_again(records: Iterable[Record], policy: Policy) -> tuple[Difference,
                 decision.rule,
                 decision.reason,
             )
-            counts[key] += 1
+            counts[key] += record.get("times", 1)
     return tuple(
         Difference(target=key[0], was=key[1], now=key[2], rule=key[3], reason=key[4], times=times)
         for key, times in sorted(counts.items())

@@ -9,6 +9,8 @@ from html import escape
 from typing import Any
 
 Record = Mapping[str, Any]
+OTHERS = "(others)"
+"""What stands for the targets of denials that were too many and too different to be written down."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -95,7 +97,8 @@ def blocked(records: Iterable[Record]) -> tuple[Blocked, ...]:
     for record in records:
         if record["event"] == "blocked" or record.get("verdict") == "deny":
             fields = ("kind", "rule", "reason", "ask")
-            counts[(_target(record), *(str(record.get(field, "")) for field in fields))] += 1
+            key = (_target(record), *(str(record.get(field, "")) for field in fields))
+            counts[key] += record.get("times", 1)
     found = (
         Blocked(target=target, kind=kind, rule=rule, reason=reason, ask=ask, times=times)
         for (target, kind, rule, reason, ask), times in counts.items()
@@ -109,8 +112,9 @@ def missing(records: Iterable[Record]) -> tuple[Missing, ...]:
     tasks: dict[tuple[str, str, str, str], set[str]] = {}
     for record in records:
         if record["event"] == "missing":
-            key = (record["ecosystem"], record["package"], record["kind"], record["near"])
-            counts[key] += 1
+            name = record.get("package", OTHERS)
+            key = (record.get("ecosystem", ""), name, record["kind"], record.get("near", ""))
+            counts[key] += record.get("times", 1)
             tasks.setdefault(key, set()).add(record["task"])
     found = (
         Missing(
@@ -208,6 +212,8 @@ def _packages(records: list[Record]) -> tuple[Served, ...]:
 
 
 def _target(record: Record) -> str:
+    if record.get("others"):
+        return OTHERS
     if "host" in record:
         return f"{record['host']}:{record['port']}"
     if "route" in record:

@@ -83,6 +83,7 @@ class Gate:
             client.cancel()
         await asyncio.gather(*self._clients, return_exceptions=True)
         if not self.core.failure:
+            self.core.settle()
             with suppress(Denied):  # told by the failure of the core
                 self.core.record("stop", self._task)
 
@@ -118,7 +119,7 @@ class Gate:
             raise Denied(deny(Kind.CLOSED, "the gate is closed, for it cannot keep its log", "log"))
         if len(self._clients) > self._settings.connections:
             decision = deny(Kind.CLOSED, "too many connections at a time", "gate")
-            self.core.record("blocked", self._task, kind=decision.kind.value, reason=decision.reason)
+            self.core.record_denied("blocked", self._task, kind=decision.kind.value, reason=decision.reason)
             raise Denied(decision)
 
     async def _head(self, reader: asyncio.StreamReader) -> Head | None:
@@ -137,7 +138,7 @@ class Gate:
         except HttpError as error:
             problem = error
         decision = deny(Kind.MALFORMED, str(problem), "parser")
-        self.core.record("blocked", self._task, kind=decision.kind.value, reason=decision.reason)
+        self.core.record_denied("blocked", self._task, kind=decision.kind.value, reason=decision.reason)
         raise Denied(decision, problem.status)
 
     def _read(self, head: Head, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Exchange:
@@ -147,7 +148,7 @@ class Gate:
             _check_host(head, request)
         except HostError as error:
             decision = unreadable(error)
-            self.core.record(
+            self.core.record_denied(
                 "blocked", self._task, kind=decision.kind.value, reason=decision.reason,
                 method=head.method, target=shown_target(head.target),
             )  # fmt: skip
@@ -155,7 +156,7 @@ class Gate:
         try:
             who = self._identify(head, request.way.value)
         except (TokenError, GateError) as error:
-            self.core.record("blocked", self._task, kind=Kind.TOKEN.value, reason=error.reason)
+            self.core.record_denied("blocked", self._task, kind=Kind.TOKEN.value, reason=error.reason)
             raise Denied(deny(Kind.TOKEN, error.reason, "token", "a token: `mirror token mint`")) from error
         if who.token and who.token not in self._tokens:
             self._tokens.add(who.token)
@@ -167,16 +168,17 @@ class Gate:
         decision = decide(self._settings.policy, request)
         grant = self._settings.policy.granted(decision.rule) if decision.allowed else None
         usages = core.usages(exchange.task, decision.rule, grant.limits if grant else NO_LIMITS)
-        core.record_decision(exchange.task, request, decision, "policy")
-        if not decision.allowed:
-            raise Denied(decision)
         try:
-            core.admit(usages, decision.rule)
-            return await self._go(exchange, grant, usages)
+            if decision.allowed:
+                core.admit(usages, decision.rule)
+            core.record_decision(exchange.task, request, decision, "policy")
+            if decision.allowed:
+                return await self._go(exchange, grant, usages)
         except Denied as denied:
             if denied.decision.kind is not Kind.CLOSED:
                 core.record_decision(exchange.task, request, denied.decision)
             raise
+        raise Denied(decision)
 
     async def _go(self, exchange: Exchange, grant: Allow | Route | None, usages: tuple[Usage, ...]) -> bool:
         match grant:
@@ -214,7 +216,7 @@ class Gate:
             return
         ecosystem, name = asked
         kind, near = self._settings.shelf.classify(ecosystem, name)
-        self.core.record(
+        self.core.record_denied(
             "missing", exchange.task, ecosystem=ecosystem, package=name[:214], kind=kind.value, near=near
         )
         if near:
