@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -10,6 +9,9 @@ from typing import Any
 
 from imagegen.errors import CollisionError, WheelError
 from imagegen.wheels import Unpacked
+
+# Of a file's SHA-256 as many hexadecimal digits as make it known.
+_DIGITS = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +28,8 @@ class Claims:
     @classmethod
     def of(cls, filename: str, unpacked: Unpacked) -> Claims:
         """Take the claims of an unpacked wheel."""
-        files = {entry.path: _digest(entry.content) for entry in unpacked.entries}
+        pairs = zip(unpacked.entries, unpacked.digests, strict=True)
+        files = {entry.path: digest[:_DIGITS] for entry, digest in pairs}
         return cls(package=filename, files=files, scripts=unpacked.targets)
 
     @classmethod
@@ -88,8 +91,3 @@ def _check_scripts(claims: Iterable[Claims]) -> None:
                     where=claim.package,
                     hint="the package that has it is missing from the lock, or the wheel is broken",
                 )
-
-
-def _digest(content: object) -> str:
-    assert isinstance(content, bytes)  # noqa: S101 - what wheels are unpacked to
-    return hashlib.sha256(content).hexdigest()[:32]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import stat
 import zipfile
 import zlib
+from base64 import urlsafe_b64decode
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -67,10 +68,12 @@ class Venv:
 class Unpacked:
     """A wheel's files, sorted, at absolute paths without the first slash.
 
-    `targets` are the modules that its console scripts call, dotted, with the scripts' names.
+    `digests` are the SHA-256 of the entries, in hex; `targets` are the modules that its console
+    scripts call, dotted, with the scripts' names.
     """
 
     entries: tuple[Entry, ...]
+    digests: tuple[str, ...] = ()
     targets: tuple[tuple[str, str], ...] = ()
 
 
@@ -145,6 +148,7 @@ class _Entries(WheelDestination):
     venv: Venv
     distribution: str
     found: dict[str, Entry] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
     targets: list[tuple[str, str]] = field(default_factory=list)
 
     def write_script(self, name: str, module: str, attr: str, section: str) -> RecordEntry:
@@ -174,7 +178,11 @@ class _Entries(WheelDestination):
     def unpacked(self) -> Unpacked:
         """Give all that was added."""
         ordered = sorted(self.found.values(), key=lambda entry: entry.path)
-        return Unpacked(entries=tuple(ordered), targets=tuple(sorted(self.targets)))
+        return Unpacked(
+            entries=tuple(ordered),
+            digests=tuple(self.digests[entry.path] for entry in ordered),
+            targets=tuple(sorted(self.targets)),
+        )
 
     def _add(self, scheme: Scheme, path: str, stream: BinaryIO, *, executable: bool) -> RecordEntry:
         buffer = BytesIO()
@@ -184,6 +192,7 @@ class _Entries(WheelDestination):
         entry = Entry(path=place, content=buffer.getvalue(), mode=0o755 if executable else 0o644)
         if self.found.setdefault(place, entry).content != entry.content:
             raise ValueError(f"two of its files want to be {place}")
+        self.digests[place] = urlsafe_b64decode(f"{digest}=").hex()
         return RecordEntry(path, Hash("sha256", digest), size)
 
     def _prefix(self, scheme: Scheme) -> str | None:
