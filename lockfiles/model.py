@@ -82,7 +82,8 @@ class Artifact:
     """One file of a package: a wheel, an sdist, a tarball.
 
     `digests` must all match. `url` is None where the lock leaves it to the index; `size` is in
-    bytes where known. Raises ValueError where `filename` is more than the name of a file.
+    bytes where known. `yanked` is the reason, or True where none was given (PEP 691), `upload_time` a
+    moment in PEP 700's form. Raises ValueError where `filename` is more than the name of a file.
     """
 
     filename: str
@@ -90,7 +91,8 @@ class Artifact:
     url: str | None = None
     size: int | None = None
     requires_python: str | None = None
-    yanked: bool = False
+    yanked: bool | str = False
+    upload_time: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse names that would lead out of a folder."""

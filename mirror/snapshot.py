@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from mirror.errors import StoreError
 from mirror.store import sync_folder, write_atomically
 
 SCHEMA = 1
+# Left out where they say nothing, so that manifests from before them keep their bytes.
+_LATER = ("upload_time", "yanked")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -30,7 +32,8 @@ class LockRecord:
 class Stocked:
     """One file of one package. `url` says where it came from, without credentials; `size` is in bytes.
 
-    `tree` is the hash of the git tree that an archive of a repository was made of.
+    `tree` is the hash of the git tree that an archive of a repository was made of. `yanked` (True, or
+    the reason) and `upload_time` are what the index said when it was asked.
     """
 
     ecosystem: str
@@ -42,6 +45,8 @@ class Stocked:
     url: str
     requires_python: str | None = None
     tree: str | None = None
+    yanked: bool | str = False
+    upload_time: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -80,8 +85,11 @@ class Snapshot:
         inputs: str = "",
         stale: Iterable[str] = (),
     ) -> Snapshot:
-        """Make a snapshot of parts in any order; each file is listed once."""
-        unique = {(a.ecosystem, a.filename, a.sha256): a for a in artifacts}
+        """Make a snapshot of parts in any order; each file is listed once, with all that any lock knows."""
+        unique: dict[tuple[str, str, str], Stocked] = {}
+        for a in artifacts:
+            key = (a.ecosystem, a.filename, a.sha256)
+            unique[key] = _joined(a, unique.get(key, a))
         ordered = sorted(
             unique.values(), key=lambda a: (a.ecosystem, a.name, a.version, a.filename, a.sha256)
         )
@@ -96,6 +104,10 @@ class Snapshot:
     def to_bytes(self) -> bytes:
         """Give the manifest: JSON, sorted, without clock or host."""
         content = {"schema": SCHEMA, **asdict(self)}
+        content["artifacts"] = [
+            {key: value for key, value in item.items() if value or key not in _LATER}
+            for item in content["artifacts"]
+        ]
         return (json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
     @classmethod
@@ -149,6 +161,15 @@ def covers(wanted: str, lock: str) -> bool:
     name, _, companion = wanted.partition(":")
     found, _, its_companion = lock.partition(":")
     return companion == its_companion and (found == name or found.startswith(f"{name}/"))
+
+
+def _joined(file: Stocked, other: Stocked) -> Stocked:
+    return replace(
+        file,
+        requires_python=file.requires_python or other.requires_python,
+        yanked=file.yanked or other.yanked,
+        upload_time=file.upload_time or other.upload_time,
+    )
 
 
 def _selected(item: dict[str, Any]) -> Selected:

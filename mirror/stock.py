@@ -18,6 +18,7 @@ from mirror.errors import NotFoundUpstreamError, UpstreamError
 from mirror.gitsource import archive_name, stock_commit
 from mirror.layout import Layout
 from mirror.plan import Key, Plan, Wanted, make_plan
+from mirror.publish.metadata import read as read_metadata
 from mirror.snapshot import LockRecord, Selected, Snapshot, Stocked
 from mirror.store import Expected
 from mirror.upstream.clients import CLIENTS
@@ -261,8 +262,21 @@ class Stockist:
             sha256=sha256,
             size=self._store.path(sha256).stat().st_size,
             url=redact(wanted.artifact.url or ""),
-            requires_python=wanted.artifact.requires_python,
+            requires_python=wanted.artifact.requires_python or self._requires_python(wanted, sha256),
+            yanked=wanted.artifact.yanked,
+            upload_time=wanted.artifact.upload_time,
         )
+
+    def _requires_python(self, wanted: Wanted, sha256: str) -> str | None:
+        """Ask the file itself, since a lock that names files does not tell it and pages have to."""
+        if wanted.package.ecosystem is not Ecosystem.PYPI:
+            return None
+        known = self._held_names.get(wanted.artifact.filename)
+        if known and known.sha256 == sha256 and known.requires_python:
+            return known.requires_python
+        metadata = read_metadata(self._store.path(sha256), wanted.artifact.filename) or {}
+        text = metadata.get("requires_python")
+        return text if text and text.isprintable() else None
 
 
 def _are_strong(digests: Collection[Digest]) -> bool:

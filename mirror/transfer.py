@@ -13,6 +13,7 @@ from packaging.utils import canonicalize_name
 
 from lockfiles.formats.node import check_npm_name
 from lockfiles.model import Digest, Ecosystem
+from lockfiles.moments import moment
 from lockfiles.urls import check_filename
 from mirror import bundle
 from mirror.bundle import Index, Member
@@ -221,7 +222,10 @@ def _check_file(file: Stocked) -> None:
         raise ValueError(f"{file.name!r} is not a normalized name")
     if type(file.size) is not int or file.size < 0:
         raise ValueError(f"{file.filename!r} has no size")
-    for text in (file.version, file.url, file.requires_python or "", file.tree or ""):
+    if moment(file.upload_time) != file.upload_time or not isinstance(file.yanked, bool | str):
+        raise ValueError(f"{file.filename!r} is described with what an index does not say")
+    reason = "" if isinstance(file.yanked, bool) else file.yanked
+    for text in (file.version, file.url, file.requires_python or "", file.tree or "", reason):
         if not text.isprintable():
             raise ValueError(f"{file.filename!r} is described with control characters")
 

@@ -48,7 +48,10 @@ class Answer:
 
 @dataclass
 class IndexServer:
-    """Serves the files of `folder` as a simple repository. `faults` go before, by path."""
+    """Serves the files of `folder` as a simple repository. `faults` go before, by path.
+
+    What is `told` of a file, by its name, stands on its project's page, too.
+    """
 
     folder: Path
     html: bool = False
@@ -58,6 +61,7 @@ class IndexServer:
     faults: dict[str, Fault] = field(default_factory=dict)
     requests: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     pages: dict[str, bytes] = field(default_factory=dict)
+    told: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __enter__(self) -> IndexServer:
         owner = self
@@ -150,6 +154,7 @@ class IndexServer:
             "filename": file.name,
             "url": f"../../files/{file.name}",
             "requires-python": ">=3.8",
+            **self.told.get(file.name, {}),
         }
         entry["hashes"] = {"sha256": sha256(data).hexdigest()} if self.digests else {}
         return {**entry, "size": len(data)} if self.sizes else entry

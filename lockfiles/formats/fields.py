@@ -9,6 +9,7 @@ from packaging.markers import Marker
 
 from lockfiles.document import Table
 from lockfiles.model import Artifact, Digest
+from lockfiles.moments import moment
 from lockfiles.specs import parse_marker
 from lockfiles.urls import filename_of, redact
 
@@ -18,7 +19,7 @@ _EXTRA = re.compile(r'extra (==|!=) ("[^"]*")')
 
 
 def file_of(table: Table, url: str | None = None) -> Artifact:
-    """Read one file: its `url`, `path`, `file` or `filename`, its `hash` and `size`.
+    """Read one file: its `url`, `path`, `file` or `filename`, its `hash`, `size` and `upload-time`.
 
     `url` is that of the package, where the file has none of its own.
     """
@@ -30,6 +31,7 @@ def file_of(table: Table, url: str | None = None) -> Artifact:
             digests=(digest,) if digest else (),
             url=address,
             size=table.integer("size", 0) or None,
+            upload_time=moment(table.value.get("upload-time")),
         )
     except ValueError as error:
         raise table.fault("", redact(str(error))) from error

@@ -24,6 +24,7 @@ from lockfiles.model import (
     Source,
     UrlSource,
 )
+from lockfiles.moments import moment
 from lockfiles.specs import parse_specifier
 from lockfiles.urls import filename_of, is_commit, redact
 
@@ -106,7 +107,13 @@ def _artifact(file: _File) -> Artifact:
     else:
         name = file.filename
     known = (Digest.parse(f"{algorithm}:{value}") for algorithm, value in file.hashes.items())
-    return Artifact(filename=name, digests=tuple(known), url=file.url, size=file.size)
+    return Artifact(
+        filename=name,
+        digests=tuple(known),
+        url=file.url,
+        size=file.size,
+        upload_time=moment(file.upload_time),
+    )
 
 
 def _source(package: pylock.Package) -> Source:

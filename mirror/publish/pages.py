@@ -1,4 +1,7 @@
-"""Pages of a simple repository: PEP 503 HTML and PEP 691 JSON, with PEP 658 and 714 metadata; pure."""
+"""Pages of a simple repository: PEP 503 HTML and PEP 691 JSON; pure.
+
+They tell core metadata (PEP 658 and 714), yanked files (PEP 592) and upload times (PEP 700).
+"""
 
 from __future__ import annotations
 
@@ -51,6 +54,10 @@ def _entry(file: Stocked, metadata: Mapping[str, str]) -> dict[str, Any]:
     }
     if file.requires_python:
         entry["requires-python"] = file.requires_python
+    if file.yanked:
+        entry["yanked"] = file.yanked
+    if file.upload_time:
+        entry["upload-time"] = file.upload_time
     if file.sha256 in metadata:
         entry["core-metadata"] = {"sha256": metadata[file.sha256]}
     return entry
@@ -60,6 +67,9 @@ def _link(file: Stocked, metadata: Mapping[str, str]) -> str:
     attributes = f'href="{_url(file)}#sha256={file.sha256}"'
     if file.requires_python:
         attributes += f' data-requires-python="{escape(file.requires_python)}"'
+    if file.yanked:
+        reason = "" if file.yanked is True else escape(file.yanked)
+        attributes += f' data-yanked="{reason}"'
     if file.sha256 in metadata:
         attributes += f' data-core-metadata="sha256={metadata[file.sha256]}"'
     return f"<a {attributes}>{escape(file.filename)}</a>"

@@ -18,6 +18,7 @@ from packaging.utils import (
 from packaging.version import InvalidVersion, Version
 
 from lockfiles.model import Artifact, Digest
+from lockfiles.moments import moment
 
 JSON_TYPE = "application/vnd.pypi.simple.v1+json"
 _REMOTE = ("http", "https")
@@ -93,13 +94,19 @@ def _artifact(filename: str, url: str, file: dict[str, Any]) -> Artifact:
         digests=_digests(file.get("hashes", {}).items()),
         size=size if isinstance(size, int) and size >= 0 else None,
         requires_python=_printable(file.get("requires-python")),
-        yanked=bool(file.get("yanked")),
+        yanked=_yanked(file.get("yanked")),
+        upload_time=moment(file.get("upload-time")),
     )
 
 
 def _printable(value: Any) -> str | None:
     """Give a text that is one; an index may send anything."""
     return value if isinstance(value, str) and value and value.isprintable() else None
+
+
+def _yanked(value: Any) -> bool | str:
+    """Give the reason why a file was yanked, in one line; True where it was for none (PEP 592)."""
+    return _printable(" ".join(value.split())) or bool(value) if isinstance(value, str) else bool(value)
 
 
 def _digests(items: Any) -> tuple[Digest, ...]:
@@ -128,7 +135,7 @@ def _from_html(body: bytes, url: str, wanted: Wanted) -> Iterator[Artifact]:
             url=urljoin(base, reference),
             digests=_digests([(algorithm, value)] if separator else []),
             requires_python=_printable(attributes.get("data-requires-python")),
-            yanked="data-yanked" in attributes,
+            yanked="data-yanked" in attributes and (_yanked(attributes["data-yanked"]) or True),
         )
 
 

@@ -264,6 +264,7 @@ def hostile(path: Path, snapshot: Snapshot, content: dict[str, bytes], manifest:
         {"name": "Flask"}, {"ecosystem": "gem"}, {"size": "5"},
         {"size": -1}, {"size": 4}, {"version": "1\x1b[2J"}, {"url": ["a"]}, {"filename": 7},
         {"sha256": "A" * 64}, {"requires_python": "\0"},
+        {"yanked": "a\x1b[2J"}, {"yanked": ["a"]}, {"upload_time": "yesterday"}, {"upload_time": 5},
     ],
 )  # fmt: skip
 def test_a_hostile_snapshot_with_right_digests(

@@ -413,3 +413,40 @@ def test_a_version_and_a_help_that_reads_well(project: Project) -> None:
     shown = project.mirror("refresh", "--help").stdout
     assert "Bring the mirror up to the lock-files" in shown
     assert os.linesep in shown
+
+
+def test_what_the_index_says_of_files_is_kept_and_served(
+    project: Project, index: IndexServer, flask: Path
+) -> None:
+    told = {"yanked": "wrong files", "upload-time": "2026-01-02T03:04:05.678901Z"}
+    index.told[flask.name] = told
+    project.lock(flask)
+    project.refreshed()
+    page = json.loads((project.layout.tree / "current/simple/flask/index.json").read_bytes())
+    (file,) = page["files"]
+    assert {key: file[key] for key in told} == told
+    assert file["requires-python"] == ">=3.8"
+    index.requests.clear()
+    index.told.clear()
+    assert project.refreshed()["changed"] is False
+    assert index.requests == []
+
+
+def test_a_lock_that_names_files_gets_told_what_they_say(project: Project, index: IndexServer) -> None:
+    """uv.lock tells the upload time, and the wheel itself which Python it is for."""
+    wheel = make_wheel(index.folder, "flask", "3.0.0", requires_python=">=3.9")
+    (project.folder / "uv.lock").write_text(
+        'version = 1\nrequires-python = ">=3.11"\n'
+        '[[package]]\nname = "app"\nversion = "1"\nsource = { virtual = "." }\n'
+        'dependencies = [{ name = "flask" }]\n'
+        f'[[package]]\nname = "flask"\nversion = "3.0.0"\nsource = {{ registry = "{index.index}" }}\n'
+        f'wheels = [{{ url = "{index.url}/files/{wheel.name}", hash = "sha256:{digest(wheel)}", '
+        'upload-time = "2026-01-02T03:04:05Z" }]\n'
+    )
+    project.config.write_text(project.config.read_text().replace("requirements.txt", "uv.lock"))
+    project.refreshed()
+    assert [path for path, _ in index.requests] == [f"/files/{wheel.name}"]
+    snapshot = project.layout.snapshots.current()
+    assert snapshot is not None
+    (file,) = snapshot.artifacts
+    assert (file.requires_python, file.upload_time) == (">=3.9", "2026-01-02T03:04:05Z")

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
@@ -73,7 +74,8 @@ class Links(HTMLParser):
 def test_pages_say_what_the_specifications_ask_for(layout: Layout, flask: Path, wheels: Path) -> None:
     sdist = make_sdist(wheels, "flask", "1.0")
     hold(layout, sdist)
-    wheel = stocked(flask, requires_python=">=3.8,<4")
+    told = {"yanked": "wrong <files>", "upload_time": "2026-01-02T03:04:05.678901Z"}
+    wheel = replace(stocked(flask, requires_python=">=3.8,<4"), **told)
     hold(layout, flask)
     name = layout.snapshots.add(snapshot_of([wheel, stocked(sdist)]))
     simple.publish(layout, name, layout.snapshots.load(name))
@@ -87,13 +89,14 @@ def test_pages_say_what_the_specifications_ask_for(layout: Layout, flask: Path, 
     assert first == {
         "filename": flask.name, "url": place, "hashes": {"sha256": wheel.sha256}, "size": wheel.size,
         "requires-python": ">=3.8,<4", "core-metadata": {"sha256": sha256(metadata).hexdigest()},
+        "yanked": told["yanked"], "upload-time": told["upload_time"],
     }  # fmt: skip
     assert "core-metadata" not in page["files"][1]
     assert (tree / "simple/flask" / f"{place}.metadata").read_bytes() == metadata
     (link, other) = Links((tree / "simple/flask/index.html").read_text()).found
     assert link == {
         "href": f"{place}#sha256={wheel.sha256}", "data-requires-python": ">=3.8,<4",
-        "data-core-metadata": f"sha256={sha256(metadata).hexdigest()}",
+        "data-core-metadata": f"sha256={sha256(metadata).hexdigest()}", "data-yanked": told["yanked"],
     }  # fmt: skip
     assert other == {"href": f"../../files/{digest(sdist)[:2]}/{digest(sdist)[2:]}/{sdist.name}"
                              f"#sha256={digest(sdist)}"}  # fmt: skip

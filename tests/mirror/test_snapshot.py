@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,22 @@ def test_the_order_of_parts_does_not_matter(found: list[str], random: object) ->
 @given(names)
 def test_reads_what_it_writes(found: list[str]) -> None:
     assert Snapshot.from_bytes(snapshot(*found).to_bytes()) == snapshot(*found)
+
+
+def test_manifests_from_before_keep_their_bytes() -> None:
+    plain = snapshot("a")
+    assert b"yanked" not in plain.to_bytes()
+    assert b"upload_time" not in plain.to_bytes()
+    told = replace(plain.artifacts[0], yanked="broken", upload_time="2026-01-02T03:04:05Z")
+    again = replace(plain, artifacts=(told,))
+    assert Snapshot.from_bytes(again.to_bytes()) == again
+
+
+def test_one_file_of_two_locks_has_all_that_either_knows() -> None:
+    (plain,) = snapshot("a").artifacts
+    told = replace(plain, requires_python=">=3.8", yanked=True, upload_time="2026-01-02T03:04:05Z")
+    for order in ([plain, told], [told, plain]):
+        assert Snapshot.of([], order, []).artifacts == (told,)
 
 
 @pytest.mark.parametrize(

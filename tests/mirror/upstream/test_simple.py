@@ -22,21 +22,46 @@ def test_json_pages() -> None:
         "hashes": {"sha256": SHA, "blake3": "ff"},
         "requires-python": ">=3.8",
         "size": 12,
-        "yanked": "broken",
+        "yanked": "broken:\n wrong  files",
+        "upload-time": "2026-01-02T03:04:05.678901Z",
     }
     (found,) = parse_page(JSON_TYPE, json.dumps({"files": [file]}).encode(), URL)
     assert found.url == "https://index.example/files/flask-3.0.0-py3-none-any.whl"
     assert (found.digests, found.size, found.requires_python) == ((Digest("sha256", SHA),), 12, ">=3.8")
-    assert found.yanked
+    assert (found.yanked, found.upload_time) == ("broken: wrong files", "2026-01-02T03:04:05.678901Z")
+
+
+@pytest.mark.parametrize(
+    ("told", "kept"),
+    [
+        (True, True), (False, False), ("", False), (None, False), (" ", True), ("a\x1bb", True),
+        ({"a": 1}, True), ("why", "why"),
+    ],
+)  # fmt: skip
+def test_what_a_page_may_say_of_yanked_files(told: object, kept: bool | str) -> None:
+    file = {"filename": "flask-3.0.0.tar.gz", "url": "flask-3.0.0.tar.gz", "yanked": told}
+    (found,) = parse_page(JSON_TYPE, json.dumps({"files": [file]}).encode(), URL)
+    assert found.yanked == kept
+
+
+@pytest.mark.parametrize(
+    "text", ["", "yesterday", "2026-01-02T03:04:05", "2026-01-02T03:04:05.1234567Z", 7, None]
+)
+def test_upload_times_that_are_none(text: object) -> None:
+    file = {"filename": "flask-3.0.0.tar.gz", "url": "flask-3.0.0.tar.gz", "upload-time": text}
+    (found,) = parse_page(JSON_TYPE, json.dumps({"files": [file]}).encode(), URL)
+    assert found.upload_time is None
 
 
 def test_html_pages() -> None:
     page = f"""<html><head><base href="https://files.example/"></head><body>
     <a href="p/flask-3.0.0.tar.gz#sha256={SHA}" data-requires-python="&gt;=3.8" data-yanked>x</a>
+    <a href="p/flask-2.9.tar.gz" data-yanked="wrong &lt;files&gt;">w</a>
     <A HREF="p/flask%2B-3.0.1-py3-none-any.whl">y</A><a name="no-link">z</a></body></html>"""
-    first, second = parse_page("text/html; charset=utf-8", page.encode(), URL)
+    first, why, second = parse_page("text/html; charset=utf-8", page.encode(), URL)
     assert (first.filename, first.url) == ("flask-3.0.0.tar.gz", "https://files.example/p/flask-3.0.0.tar.gz")
     assert (first.digests, first.requires_python, first.yanked) == ((Digest("sha256", SHA),), ">=3.8", True)
+    assert why.yanked == "wrong <files>"
     assert (second.filename, second.digests, second.yanked) == ("flask+-3.0.1-py3-none-any.whl", (), False)
 
 
