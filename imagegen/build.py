@@ -12,6 +12,7 @@ from imagegen.archive import Entry
 from imagegen.engines.docker import BuiltImage, DockerEngine, Facts
 from imagegen.errors import NotStockedError, UnfitBaseError
 from imagegen.live import Progress
+from imagegen.lockbase import debs_store, locked_base
 from imagegen.plan import REPOSITORY, Base, ImagePlan, make_plan
 from imagegen.spec import DebianBase, ImageSpec, choose_target
 from lockfiles.target import Target
@@ -42,9 +43,10 @@ class Built:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
-    """A plan, its target, and the file its base comes from, if it comes from one."""
+    """A plan, the snapshot it is of, its target, and the file its base comes from, if there is one."""
 
     plan: ImagePlan
+    snapshot: Snapshot
     target: Target
     tarball: Path | None
 
@@ -115,7 +117,7 @@ def make_draft(config: Config, spec: ImageSpec, engine: DockerEngine | None, pro
     target = choose_target(config, spec, platform.machine())
     base, tarball = _base(config, spec, engine, progress)
     plan = make_plan(spec, snapshot, target, base, templates=context.templates_digest())
-    return Draft(plan=plan, target=target, tarball=tarball)
+    return Draft(plan=plan, snapshot=snapshot, target=target, tarball=tarball)
 
 
 def _snapshot(config: Config) -> Snapshot:
@@ -132,10 +134,17 @@ def _base(
 ) -> tuple[Base, Path | None]:
     if not isinstance(spec.base, DebianBase):
         return (engine or DockerEngine()).resolve(spec.base.reference, progress), None
-    tarball = bases.make(spec.base, config.root / "bases", progress)
+    tarball = _bootstrapped(config, spec.base, progress)
     tag = f"{spec.base.suite}-{tarball.sha256[:_DIGITS]}"
     base = Base(name=str(spec.base), reference=f"{REPOSITORY}/base:{tag}", digest=f"sha256:{tarball.sha256}")
     return base, tarball.path
+
+
+def _bootstrapped(config: Config, base: DebianBase, progress: Progress) -> bases.Tarball:
+    folder, locked = config.root / "bases", locked_base(config, base)
+    if locked is None:
+        return bases.make(base, folder, progress)
+    return bases.make_locked(base, locked, debs_store(config), folder, progress)
 
 
 def _make(config: Config, draft: Draft, engine: DockerEngine, progress: Progress) -> BuiltImage:

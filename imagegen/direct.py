@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from imagegen import build as building
@@ -61,9 +62,10 @@ def build(config: Config, spec: ImageSpec, output: Output | None, progress: Prog
     check_supported(draft.plan)
     engine = direct_engine(config)
     image = engine.layout.find(draft.plan.reference)
-    fresh = image is None
-    if image is None:
-        image = _assemble(engine, draft, progress)
+    # One that an earlier lockstock made may have no evidence.
+    fresh = image is None or not engine.layout.referrers(image.digest)
+    if image is None or fresh:
+        image = _assemble(config, engine, draft, progress)
     place, size = _deliver(engine, draft, image, output, progress)
     return Built(
         plan=draft.plan,
@@ -77,7 +79,7 @@ def build(config: Config, spec: ImageSpec, output: Output | None, progress: Prog
 
 def direct_engine(config: Config) -> DirectEngine:
     """Give the engine that works in the folder of a mirror."""
-    return DirectEngine(config.root, Layout(config.root).store.path)
+    return DirectEngine(config.root, Layout(config.root).store)
 
 
 def find_built(config: Config, spec: ImageSpec, progress: Progress) -> tuple[ImagePlan, Image]:
@@ -93,11 +95,14 @@ def find_built(config: Config, spec: ImageSpec, progress: Progress) -> tuple[Ima
     return plan, image
 
 
-def _assemble(engine: DirectEngine, draft: Draft, progress: Progress) -> Image:
+def _assemble(config: Config, engine: DirectEngine, draft: Draft, progress: Progress) -> Image:
+    from imagegen.evidence import attest  # its libraries take long to import, and most builds change nothing
+
     assert draft.tarball is not None  # noqa: S101 - for the type checker: debian: bases have one
     root = read_rootfs(draft.tarball)
     building.check_base(_facts(root), draft.plan.base, draft.target)
-    return engine.build(draft.plan, draft.target, draft.tarball, root, progress)
+    evidence = partial(attest, draft.plan, draft.snapshot, Layout(config.root).store.path)
+    return engine.build(draft.plan, draft.target, draft.tarball, root, progress, evidence)
 
 
 def _facts(root: RootFs) -> Facts:

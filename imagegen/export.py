@@ -64,7 +64,7 @@ def write_layout(image: Image, layout: ImageLayout, names: Sequence[str], folder
         target.blobs.mkdir(parents=True, exist_ok=True)
         for layer in image.layers:
             _place(layout.blob(layer.digest), target.blob(layer.digest))
-        target.add(image, names)
+        target.add(image, names, layout.referrers(image.digest))
 
 
 def _place(source: Path, target: Path) -> None:

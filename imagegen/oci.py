@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from imagegen.layers import MEDIA_TYPE, Layer
-from imagegen.plan import HOME, WORKSPACE, ImagePlan
+from imagegen.plan import WORKSPACE, ImagePlan
+from imagegen.referrers import EMPTY, MANIFEST_TYPE, Referrer, Subject, blob_digest
 from mirror.store import write_atomically
 
 CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
-MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
 REFERENCE = "org.opencontainers.image.ref.name"
 # The first moment that zip files can tell, for everything: no clock goes into an image.
@@ -47,6 +47,11 @@ class Image:
         """Bytes of all compressed layers."""
         return sum(layer.size for layer in self.layers)
 
+    @property
+    def subject(self) -> Subject:
+        """What artifacts about the image point at."""
+        return Subject(digest=self.digest, size=len(self.manifest))
+
 
 def make_image(plan: ImagePlan, layers: Sequence[Layer], architecture: str) -> Image:
     """Make the image of these layers, from the lowest up; `architecture` is in OCI's words."""
@@ -77,13 +82,29 @@ class ImageLayout:
         """Say where the blob with this digest lies or would lie."""
         return self.blobs / digest.removeprefix("sha256:")
 
-    def add(self, image: Image, names: Iterable[str]) -> None:
-        """Add an image, whose layers are there, under names; it is listed when it is whole."""
+    def add(self, image: Image, names: Iterable[str], referrers: Iterable[Referrer] = ()) -> None:
+        """Add an image, whose layers are there, under names; it is listed when it is whole.
+
+        What refers to it is listed with it, in the place of what did so before.
+        """
+        artifacts = tuple(referrers)
         for data in (image.config, image.manifest):
             write_atomically(self.blob(digest_of(data)), data)
+        self._write_referrers(artifacts)
         write_atomically(self.root / "oci-layout", LAYOUT_FILE)
         fresh = {name: _entry(image, name) for name in names}
-        write_atomically(self.root / "index.json", index((self._listed() | fresh).values()))
+        others = [one for one in self._artifacts() if one.subject != image.digest]
+        self._write_index(self._listed() | fresh, [*others, *artifacts])
+
+    def attach(self, referrers: Iterable[Referrer]) -> None:
+        """Add artifacts about images that are there."""
+        fresh = {one.digest: one for one in (*self._artifacts(), *referrers)}
+        self._write_referrers(fresh.values())
+        self._write_index(self._listed(), fresh.values())
+
+    def referrers(self, digest: str) -> tuple[Referrer, ...]:
+        """Give the artifacts about the image with this digest, sorted by their own."""
+        return tuple(one for one in self._artifacts() if one.subject == digest)
 
     def prune(self, keep: int) -> None:
         """Drop all but the newest images of each repository, and the blobs that only they needed."""
@@ -92,12 +113,15 @@ class ImageLayout:
             name for names in _by_repository(listed).values() for name in self._oldest(names, listed, keep)
         }
         kept = {name: entry for name, entry in listed.items() if name not in dropped}
-        if dropped:
-            write_atomically(self.root / "index.json", index(kept.values()))
         images = [(entry, self.find(name)) for name, entry in kept.items()]
         needed = {str(entry["digest"]) for entry, _ in images}
+        artifacts = [one for one in self._artifacts() if one.subject in needed]
+        if dropped:
+            self._write_index(kept, artifacts)
         for image in (image for _, image in images if image):
             needed |= {image.id, *(layer.digest for layer in image.layers)}
+        for artifact in artifacts:
+            needed |= {artifact.digest, artifact.blob_digest, digest_of(EMPTY)}
         for blob in self.blobs.iterdir():
             if f"sha256:{blob.name}" not in needed:
                 blob.unlink()
@@ -130,18 +154,52 @@ class ImageLayout:
         whole = all(self.blob(layer.digest).stat().st_size == layer.size for layer in layers)
         return Image(manifest=manifest, config=config, layers=layers) if whole else None
 
-    def _listed(self) -> dict[str, dict[str, Any]]:
+    def names(self) -> dict[str, str]:
+        """Give the digests of the images by their names."""
+        return {name: str(entry["digest"]) for name, entry in self._listed().items()}
+
+    def _write_referrers(self, referrers: Iterable[Referrer]) -> None:
+        for one in referrers:
+            for data in (one.manifest, one.blob, EMPTY):
+                write_atomically(self.blob(digest_of(data)), data)
+
+    def _write_index(self, listed: Mapping[str, Mapping[str, Any]], referrers: Iterable[Referrer]) -> None:
+        entries = [*listed.values(), *(one.descriptor() for one in referrers)]
+        write_atomically(self.root / "index.json", index(entries))
+
+    def _artifacts(self) -> tuple[Referrer, ...]:
+        """Give all artifacts that are listed and there; the damaged ones are passed over."""
+        digests = sorted(str(entry.get("digest")) for entry in self._index() if "artifactType" in entry)
+        return tuple(found for digest in digests if (found := self._artifact(digest)))
+
+    def _artifact(self, digest: str) -> Referrer | None:
         try:
-            entries = json.loads((self.root / "index.json").read_bytes())["manifests"]
-            return {entry["annotations"][REFERENCE]: entry for entry in entries}
+            manifest = self.blob(digest).read_bytes()
+            found = Referrer(manifest=manifest, blob=self.blob(blob_digest(manifest)).read_bytes())
+            return found if found.subject and found.digest == digest else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def _listed(self) -> dict[str, dict[str, Any]]:
+        named = ((entry.get("annotations") or {}, entry) for entry in self._index())
+        return {str(notes[REFERENCE]): entry for notes, entry in named if REFERENCE in notes}
+
+    def _index(self) -> list[dict[str, Any]]:
+        try:
+            return list(json.loads((self.root / "index.json").read_bytes())["manifests"])
         except (FileNotFoundError, ValueError, KeyError, TypeError):
-            return {}
+            return []
 
 
 def index(entries: Iterable[Mapping[str, Any]]) -> bytes:
-    """Give an index of these descriptors, sorted by name."""
-    ordered = sorted(entries, key=lambda entry: str(entry.get("annotations", {}).get(REFERENCE, "")))
+    """Give an index of these descriptors: the images by name, then what refers to them."""
+    ordered = sorted(entries, key=_place)
     return _json({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": ordered})
+
+
+def _place(entry: Mapping[str, Any]) -> tuple[bool, str, str]:
+    name = str((entry.get("annotations") or {}).get(REFERENCE, ""))
+    return (not name, name, str(entry["digest"]))
 
 
 def _by_repository(names: Iterable[str]) -> dict[str, list[str]]:
@@ -166,8 +224,7 @@ def named_index(image: Image, names: Iterable[str]) -> bytes:
 
 
 def _config(plan: ImagePlan, layers: Sequence[Layer], architecture: str) -> dict[str, Any]:
-    venv = f"{HOME}/venv"
-    variables = {"PATH": f"{venv}/bin:{_PATH}", "LANG": "C.UTF-8", "VIRTUAL_ENV": venv, **plan.env}
+    variables = {"PATH": ":".join([*plan.path, _PATH]), **plan.variables}
     return {
         "created": CREATED,
         "architecture": architecture,

@@ -13,8 +13,9 @@ from pathlib import Path
 from imagegen.credentials import find_credentials
 from imagegen.errors import BadReferenceError
 from imagegen.live import Progress
-from imagegen.oci import MANIFEST_TYPE, Image, ImageLayout
+from imagegen.oci import Image, ImageLayout
 from imagegen.plan import ImagePlan
+from imagegen.referrers import MANIFEST_TYPE
 from imagegen.registry import Reference, Repository
 from mirror.console import human_size
 from mirror.store import write_atomically

@@ -7,15 +7,15 @@ import re
 import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from email.parser import HeaderParser
 from pathlib import Path
 
+from imagegen import dpkg
 from imagegen.errors import UnfitBaseError
 
 # What `venv` installs from.
 SEEDS = "usr/share/python-wheels"
 ACCOUNTS = ("etc/passwd", "etc/group", "etc/shadow")
-_STATUS = "var/lib/dpkg/status"
+STATUS = "var/lib/dpkg/status"
 _VENV_SCRIPTS = re.compile(r"usr/lib/python3(\.\d+)?/venv/scripts/(common|posix)/[\w.-]+")
 _WHEELS = re.compile(rf"{SEEDS}/[\w.+-]+\.whl")
 _SITE = re.compile(r"(etc|usr/lib)/python3\.\d+/sitecustomize\.py")
@@ -98,14 +98,12 @@ def _files(tarball: Path) -> dict[str, File]:
 
 
 def _is_wanted(path: str) -> bool:
-    return path in (*ACCOUNTS, _STATUS) or any(
+    return path in (*ACCOUNTS, STATUS) or any(
         pattern.fullmatch(path) for pattern in (_VENV_SCRIPTS, _WHEELS, _SITE)
     )
 
 
 def _packages(files: Mapping[str, File]) -> Iterator[tuple[str, tuple[str, str]]]:
-    status = files.get(_STATUS)
-    for stanza in status.content.decode(errors="replace").split("\n\n") if status else ():
-        fields = HeaderParser().parsestr(stanza)
-        if fields["Package"] and str(fields["Status"]).endswith(" installed"):
-            yield fields["Package"], (str(fields["Version"]), str(fields["Architecture"]))
+    status = files.get(STATUS)
+    for package in dpkg.installed(status.content.decode(errors="replace")) if status else ():
+        yield package.name, (package.version, package.architecture)

@@ -68,6 +68,11 @@ class Layout:
     def blob(self, digest: str) -> Path:
         return self.folder / "blobs" / digest.replace(":", "/")
 
+    def evidence(self) -> list[str]:
+        """The digests of the artifacts about the image."""
+        entries = json.loads((self.folder / "index.json").read_text())["manifests"]
+        return [entry["digest"] for entry in entries if "artifactType" in entry]
+
     def digests(self) -> list[str]:
         return [layer["digest"] for layer in self.manifest["layers"]]
 
@@ -97,9 +102,10 @@ class TestSameBits:
             finally:
                 os.umask(before)
             layout = Layout(project.folder / "out")
-            digests.append((report["manifest"], report["image"], layout.digests()))
+            digests.append((report["manifest"], report["image"], layout.digests(), layout.evidence()))
 
         assert digests[0] == digests[1]
+        assert len(digests[0][-1]) == 2
 
     def test_again_from_nothing(self, tmp_path: Path, cache: Path) -> None:
         project = stocked(tmp_path, cache, make_wheel(tmp_path / "up", "alpha", "1.0"))
@@ -188,7 +194,7 @@ class TestChange:
         assert built(project)["changed"] is True
 
         fresh = set((project.layout.root / "oci/blobs/sha256").iterdir()) - before
-        assert all(blob.stat().st_size < 20_000 for blob in fresh)
+        assert sum(blob.stat().st_size for blob in fresh) < 400_000  # settings, and what is said of the image
 
     def test_old_images_go_with_what_only_they_needed(self, tmp_path: Path, cache: Path) -> None:
         wheels = [make_wheel(tmp_path / "up", "alpha", f"1.{n}") for n in range(5)]
@@ -201,9 +207,11 @@ class TestChange:
             built(project)
 
         index = json.loads((project.layout.root / "oci/index.json").read_text())
-        assert len(index["manifests"]) == 3
+        assert len([entry for entry in index["manifests"] if "artifactType" not in entry]) == 3
         blobs = list((project.layout.root / "oci/blobs/sha256").iterdir())
-        assert len(blobs) == 2 + 3 * 4  # base and environment; alpha, settings, configuration, manifest
+        # Base, environment, and the empty configuration of artifacts; of each image alpha, settings,
+        # configuration and manifest, and two artifacts.
+        assert len(blobs) == 3 + 3 * (4 + 2 * 2)
         assert len(list((project.layout.root / "layers").iterdir())) == 2 + 3 * 2
         assert built(project)["changed"] is False
 

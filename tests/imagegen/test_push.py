@@ -30,9 +30,10 @@ from imagegen.credentials import Credentials, find_credentials
 from imagegen.errors import BadReferenceError, PushError
 from imagegen.layers import Content, Layers
 from imagegen.live import Silent
-from imagegen.oci import MANIFEST_TYPE, Image, ImageLayout, make_image
+from imagegen.oci import Image, ImageLayout, make_image
 from imagegen.plan import make_plan
 from imagegen.push import push, tags_of, write_lock
+from imagegen.referrers import MANIFEST_TYPE
 from imagegen.registry import Reference, Repository
 from tests.imagegen.plans import BASE, SNAPSHOT, SPEC, TARGET
 

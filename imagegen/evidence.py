@@ -1,0 +1,95 @@
+"""What is said of an image beside it: its bill of materials and its provenance, as artifacts about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+
+from packageurl import PackageURL
+from packaging.utils import parse_wheel_filename
+
+from imagegen import dpkg, provenance, sbom
+from imagegen.contents import Contents
+from imagegen.licences import licences_of
+from imagegen.oci import Image
+from imagegen.plan import ImagePlan
+from imagegen.referrers import Referrer, make_referrer
+from imagegen.rootfs import STATUS
+from imagegen.sbom import Package
+from mirror.config import BUILD_SUFFIX, TOOLS
+from mirror.snapshot import Snapshot, Stocked, covers
+
+PREDICATE = "in-toto.io/predicate-type"
+
+
+def attest(
+    plan: ImagePlan,
+    snapshot: Snapshot,
+    stored: Callable[[str], Path],
+    image: Image,
+    contents: Contents,
+) -> tuple[Referrer, ...]:
+    """Give the evidence of an image that was made of a plan, unsigned. Equal input, equal bytes.
+
+    `stored` says where a file with a sha256 lies.
+    """
+    packages = (*_stocked(plan, snapshot, stored, contents), *_seeds(contents), *_debian(plan, contents))
+    bill = sbom.bill(plan, image.digest, packages)
+    origin = provenance.provenance(plan, snapshot, image.digest, packages)
+    return (
+        make_referrer(image.subject, sbom.MEDIA_TYPE, bill, {}),
+        make_referrer(image.subject, provenance.MEDIA_TYPE, origin, {PREDICATE: provenance.PROVENANCE}),
+    )
+
+
+def _stocked(
+    plan: ImagePlan, snapshot: Snapshot, stored: Callable[[str], Path], contents: Contents
+) -> Iterator[Package]:
+    asked = _asked(plan, snapshot)
+    for file in (*plan.stock, *plan.npm):
+        yield Package(
+            purl=_purl(file),
+            use="installed" if file in plan.install else "stocked",
+            layer=contents.files[file.sha256],
+            filename=file.filename,
+            sha256=file.sha256,
+            locks=asked.get(file.sha256, ()),
+            licences=licences_of(stored(file.sha256), file),
+        )
+
+
+def _asked(plan: ImagePlan, snapshot: Snapshot) -> Mapping[str, tuple[str, ...]]:
+    """Say which locks chose a file for this image, by its sha256."""
+    wanted = (*plan.locks, *(lock + BUILD_SUFFIX for lock in plan.locks), TOOLS)
+    found: dict[str, tuple[str, ...]] = {}
+    for selected in snapshot.selections:
+        if selected.target == plan.target and any(covers(name, selected.lock) for name in wanted):
+            for sha256 in selected.artifacts:
+                found[sha256] = (*found.get(sha256, ()), selected.lock)
+    return found
+
+
+def _purl(file: Stocked) -> PackageURL:
+    namespace, _, name = file.name.rpartition("/")
+    return PackageURL(file.ecosystem, namespace or None, name, file.version)
+
+
+def _seeds(contents: Contents) -> Iterator[Package]:
+    """Give the wheels that Debian's Python puts into every environment."""
+    for filename, layer in contents.seeds.items():
+        name, version = parse_wheel_filename(filename)[:2]
+        yield Package(
+            purl=PackageURL("pypi", None, name, str(version)), use="installed", layer=layer, filename=filename
+        )
+
+
+def _debian(plan: ImagePlan, contents: Contents) -> Iterable[Package]:
+    status = contents.root.files.get(STATUS)
+    distribution, _, suite = plan.base.name.partition(":")
+    for package in dpkg.installed(status.content.decode(errors="replace")) if status else ():
+        qualifiers = {"arch": package.architecture, "distro": suite}
+        yield Package(
+            purl=PackageURL("deb", distribution, package.name, package.version, qualifiers),
+            use="base",
+            layer=contents.base,
+        )
