@@ -80,8 +80,9 @@ def outdated_locks(config: Config, spec: ImageSpec) -> tuple[str, ...]:
     return outdated(config, _snapshot(config), spec.locks)
 
 
-def check_base(facts: Facts, base: Base, target: Target) -> None:
-    """Compare a base with the target its packages were chosen for. Raises UnfitBaseError."""
+def check_base(facts: Facts, plan: ImagePlan, target: Target) -> None:
+    """Compare a base with what a plan and its target ask of it. Raises UnfitBaseError."""
+    base = plan.base
     version = facts.python if target.python.count(".") == 2 else facts.python.rpartition(".")[0]
     if version != target.python:
         raise _unfit(base, f"it has Python {facts.python}, and the target is {target}")
@@ -91,7 +92,12 @@ def check_base(facts: Facts, base: Base, target: Target) -> None:
         raise _unfit(base, f"its {facts.libc} {facts.libc_version} is older than that of the target {target}")
     lacking = [
         name
-        for name, there in (("venv", facts.venv), ("git", facts.git), ("CA bundle", facts.ca))
+        for name, there in (
+            ("venv", facts.venv),
+            ("git", facts.git),
+            ("CA bundle", facts.ca),
+            ("Node.js with npm, which a lock of this image needs", facts.node or not plan.npm),
+        )
         if not there
     ]
     if lacking:
@@ -103,7 +109,8 @@ def _unfit(base: Base, reason: str) -> UnfitBaseError:
         reason,
         where=base.name,
         hint="choose a base that fits, or set [targets] (python, glibc) in lockstock.toml to what it has "
-        "and run `mirror refresh`; every base needs Python with venv, git and ca-certificates",
+        "and run `mirror refresh`; every base needs Python with venv, git and ca-certificates, "
+        "and for locks of npm also node and npm on PATH",
     )
 
 
@@ -152,7 +159,7 @@ def _make(config: Config, draft: Draft, engine: DockerEngine, progress: Progress
     entries = _entries(config, plan)
     if draft.tarball:
         engine.load_base(plan.base, draft.tarball, progress)
-    check_base(engine.probe(plan.base), plan.base, draft.target)
+    check_base(engine.probe(plan.base), plan, draft.target)
     progress.step(f"building {plan.reference} from {plan.base.name}")
     engine.build(entries, plan.reference, progress)
     image = engine.find(plan.reference)

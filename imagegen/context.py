@@ -21,14 +21,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from imagegen.archive import Entry, write_folder
 from imagegen.errors import BuildError, NotStockedError
 from imagegen.layers import LAYOUT
-from imagegen.npmcache import REGISTRY, cache_entries
+from imagegen.npmcache import REGISTRY, index_entries, tarball_entry
 from imagegen.plan import HOME, UID, WORKSPACE, ImagePlan
 from mirror.snapshot import Stocked
 from mirror.store import Store
 
 _SUFFIX = ".j2"
 _BAKED = ("offline.py", "prepare.py")
-_PROGRAMS = "rootfs/usr/local/bin/"
+_PROGRAMS = ("rootfs/usr/local/bin/", f"rootfs{HOME}/bin/")
 _STOCKED = "stocked.txt"
 _MARK = b"# Rendered by imagegen."
 
@@ -69,13 +69,30 @@ def wheels(plan: ImagePlan, stored: Callable[[str], Path]) -> tuple[Entry, ...]:
 
 def npm_cache(plan: ImagePlan, store: Store) -> tuple[Entry, ...]:
     """Give npm's cache with the stocked tarballs. Raises NotStockedError when one is gone."""
+    return tuple({entry.path: entry for entry in (*npm_index(plan, store), *_tarballs(plan, store))}.values())
+
+
+def npm_index(plan: ImagePlan, store: Store) -> tuple[Entry, ...]:
+    """Give all of npm's cache but the tarballs, and a list of them. Raises NotStockedError."""
     for artifact in plan.npm:
         _check_held(artifact, store.path(artifact.sha256))
     lines = sorted({f"{artifact.name} {artifact.version}\n" for artifact in plan.npm})
     listing = [Entry(path=f"npm/{_STOCKED}", content="".join(lines).encode())] if lines else []
-    indexed = (artifact for artifact in plan.npm if artifact.tree is None)
-    cache = {entry.path: entry for entry in cache_entries(indexed, store)}
-    return (*listing, *(replace(entry, path=f"npm/cache/{path}") for path, entry in cache.items()))
+    return (*listing, *(in_cache(entry) for entry in index_entries(filter(has_place, plan.npm), store)))
+
+
+def has_place(artifact: Stocked) -> bool:
+    """Say whether npm's cache has a place for the file: it has none for archives of repositories."""
+    return artifact.tree is None
+
+
+def in_cache(entry: Entry) -> Entry:
+    """Move an entry of npm's cache to where images have it, below HOME."""
+    return replace(entry, path=f"npm/cache/{entry.path}")
+
+
+def _tarballs(plan: ImagePlan, store: Store) -> Iterator[Entry]:
+    return (in_cache(tarball_entry(store.path(file.sha256))) for file in filter(has_place, plan.npm))
 
 
 def write_context(entries: tuple[Entry, ...], folder: Path) -> None:

@@ -100,7 +100,7 @@ def _assemble(config: Config, engine: DirectEngine, draft: Draft, progress: Prog
 
     assert draft.tarball is not None  # noqa: S101 - for the type checker: debian: bases have one
     root = read_rootfs(draft.tarball)
-    building.check_base(_facts(root), draft.plan.base, draft.target)
+    building.check_base(_facts(root), draft.plan, draft.target)
     evidence = partial(attest, draft.plan, draft.snapshot, Layout(config.root).store.path)
     return engine.build(draft.plan, draft.target, draft.tarball, root, progress, evidence)
 
@@ -115,6 +115,7 @@ def _facts(root: RootFs) -> Facts:
         git="git" in root.packages,
         venv=f"python{minor}-venv" in root.packages,
         ca="ca-certificates" in root.packages,
+        node={"nodejs", "npm"} <= root.packages.keys(),
     )
 
 

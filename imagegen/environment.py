@@ -24,7 +24,7 @@ _ROOTFS = "rootfs/"
 
 def owner(user: str, path: str) -> int:
     """Say whose a path of the image is: the user's or root's."""
-    own = (f"{_ROOT}/venv", WORKSPACE.lstrip("/"), f"home/{user}")
+    own = (f"{_ROOT}/venv", f"{_ROOT}/npm", WORKSPACE.lstrip("/"), f"home/{user}")
     return UID if any(path == place or path.startswith(f"{place}/") for place in own) else 0
 
 

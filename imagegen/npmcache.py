@@ -32,12 +32,15 @@ _ACCEPTED = (
 _TIME = 1  # milliseconds; npm calls every entry without a time no entry
 
 
-def cache_entries(files: Iterable[Stocked], store: Store) -> Iterator[Entry]:
-    """Give the files of a cache below its folder, for tarballs that the store holds."""
+def tarball_entry(path: Path) -> Entry:
+    """Give the place below the cache's folder of a tarball that lies at `path`."""
+    return Entry(path=_content_path(_sha512(path)), content=path)
+
+
+def index_entries(files: Iterable[Stocked], store: Store) -> Iterator[Entry]:
+    """Give what leads to these tarballs, which the store holds: packuments, and the index of both."""
     held = sorted(files, key=lambda file: file.sha256)
     digests = {file.sha256: _sha512(store.path(file.sha256)) for file in held}
-    for file in held:
-        yield Entry(path=_content_path(digests[file.sha256]), content=store.path(file.sha256))
     found = shown(held, store)
     for path, each in found.items():
         url = f"{_ROOT}{quote(path, safe='/@')}"

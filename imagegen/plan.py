@@ -74,6 +74,17 @@ class ImagePlan:
         return f"{self.repository}:{self.version}"
 
     @property
+    def path(self) -> tuple[str, ...]:
+        """The folders of programs that come first on PATH."""
+        return (f"{HOME}/venv/bin", *([f"{HOME}/bin"] if self.npm else []))
+
+    @property
+    def variables(self) -> Mapping[str, str]:
+        """The environment variables of the image but for PATH, those of the spec last."""
+        npm = {"NPM_CONFIG_GLOBALCONFIG": f"{HOME}/npmrc", "NODE_USE_ENV_PROXY": "1"} if self.npm else {}
+        return {"LANG": "C.UTF-8", "VIRTUAL_ENV": f"{HOME}/venv", **npm, **self.env}
+
+    @property
     def size(self) -> int:
         """Bytes of all stocked files."""
         return sum(artifact.size for artifact in (*self.stock, *self.npm))

@@ -23,6 +23,7 @@ from imagegen.plan import UID
 from mirror.store import disk_errors
 
 _KEPT = 64 * 1024
+_HOSTS = "127.0.0.1\tlocalhost\n::1\tlocalhost\n"
 
 
 class Box:
@@ -53,6 +54,7 @@ class Box:
             self._root.chmod(0o755)
         for layer in self._image.layers:
             self._untar(self._root, ["-z", "-f", str(self._layout.blob(layer.digest))])
+        self._name_loopback()
         return self
 
     def __exit__(
@@ -87,6 +89,13 @@ class Box:
         for name, value in {"HOME": home, **variables}.items():
             words += ["--setenv", name, value]
         return [*words, "--chdir", self._config["WorkingDir"], "--"]
+
+    def _name_loopback(self) -> None:
+        """Say what localhost is, as engines do, unless the image does; a link may lead out of it."""
+        hosts = self._root / "etc" / "hosts"
+        if not (hosts.parent.is_symlink() or hosts.is_symlink() or hosts.exists()):
+            hosts.parent.mkdir(exist_ok=True)
+            hosts.write_text(_HOSTS)
 
     def _untar(self, folder: Path, words: Sequence[str], data: bytes | None = None) -> None:
         options = ["-x", "-p", "--no-same-owner", "--exclude=./dev/*", "-C", str(folder)]

@@ -33,7 +33,10 @@ _CHATTER = (" --->", "Removing intermediate container")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What a base has, as it says itself. `libc_version` is empty where it is not known."""
+    """What a base has, as it says itself. `libc_version` is empty where it is not known.
+
+    `node` says whether Node.js and npm are there.
+    """
 
     python: str
     arch: str
@@ -42,6 +45,7 @@ class Facts:
     git: bool
     venv: bool
     ca: bool
+    node: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,12 +9,13 @@ import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from packaging.utils import canonicalize_name
 
+from imagegen import context
 from imagegen.archive import Entry, tar
 from imagegen.bytecode import Compiler
 from imagegen.claims import Claims, check_together
@@ -25,14 +26,16 @@ from imagegen.errors import NotStockedError, UnsupportedError
 from imagegen.layerplan import Group, group
 from imagegen.layers import Content, Layer, Layers
 from imagegen.live import Progress
+from imagegen.npmcache import tarball_entry
 from imagegen.oci import EPOCH, Image, ImageLayout, make_image
 from imagegen.plan import HOME, ImagePlan
 from imagegen.referrers import Referrer
 from imagegen.rootfs import SEEDS, RootFs
 from imagegen.wheels import Venv, program_entries, unpack
+from lockfiles.model import Ecosystem
 from lockfiles.target import Target
 from mirror.snapshot import Stocked
-from mirror.store import disk_errors
+from mirror.store import Store, disk_errors
 
 _STOCK = f"{HOME.lstrip('/')}/wheels"
 _TOOLS = f"{HOME.lstrip('/')}/tools/bin"
@@ -51,11 +54,11 @@ class Made:
 
 
 class DirectEngine:
-    """Assembles images in the folder of a mirror; `stored` says where a file with a sha256 lies."""
+    """Assembles images in the folder of a mirror, from what its store holds."""
 
-    def __init__(self, root: Path, stored: Callable[[str], Path]) -> None:
+    def __init__(self, root: Path, store: Store) -> None:
         self._root = root
-        self._stored = stored
+        self._store = store
         self._layers = Layers(root)
         self.layout = ImageLayout(root / "oci")
 
@@ -75,10 +78,10 @@ class DirectEngine:
         """
         check_supported(plan)
         venv = Venv(root=f"{HOME}/venv", python=target.minor)
-        groups = group(plan.stock, plan.layers, plan.name)
+        groups = group((*plan.stock, *plan.npm), plan.layers - len(_shared(plan)), plan.name)
         programs = BaseRoot(tarball, plan.base.digest, self._root / "roots", progress)
         compiler = Compiler(programs, venv.python)
-        work = _Work(plan=plan, target=target, venv=venv, root=root, stored=self._stored, compiler=compiler)
+        work = _Work(plan=plan, target=target, venv=venv, root=root, store=self._store, compiler=compiler)
         with self._alone():
             if plan.compile:
                 compiler.prepare()
@@ -89,8 +92,10 @@ class DirectEngine:
                 venv_layer = pool.submit(self._venv, work)
                 packages = list(pool.map(lambda files: self._group(work, files), groups))
             check_together(claim for made in (venv_layer.result(), *packages) for claim in made.claims)
+            shared = [self._layers.get(*part(work))[0] for part in _shared(plan)]
             settings = self._settings(work)
-            layers = [base.result(), venv_layer.result().layer, *(made.layer for made in packages), settings]
+            made = [venv_layer.result(), *packages]
+            layers = [base.result(), *(one.layer for one in made), *shared, settings]
             image = make_image(plan, layers, target.oci_platform.partition("/")[2])
             contents = _contents(work, groups, layers)
             self.layout.add(image, [plan.reference], attest(image, contents))
@@ -145,7 +150,7 @@ class _Work:
     target: Target
     venv: Venv
     root: RootFs
-    stored: Callable[[str], Path]
+    store: Store
     compiler: Compiler
 
     @property
@@ -173,7 +178,7 @@ class _Work:
         return [file.filename, file.sha256, file in self.plan.install, file == self.plan.uv]
 
     def path(self, file: Stocked) -> Path:
-        path = self.stored(file.sha256)
+        path = self.store.path(file.sha256)
         if not path.is_file() or path.stat().st_size != file.size:
             raise NotStockedError(
                 "the mirror's store does not hold this file, or not whole",
@@ -185,8 +190,6 @@ class _Work:
 
 def check_supported(plan: ImagePlan) -> None:
     """Raise UnsupportedError where a plan needs more than unpacking."""
-    if plan.npm:
-        raise UnsupportedError("only the Docker engine makes images with npm packages", where=plan.name)
     for file in plan.install:
         if not file.filename.endswith(".whl"):
             raise UnsupportedError(
@@ -210,17 +213,62 @@ def _venv_content(work: _Work, seeds: Sequence[str]) -> Content:
 
 def _group_content(work: _Work, files: Group) -> Content:
     entries: list[Entry] = []
-    claims = []
+    claims: list[Claims] = []
     for file in files:
-        path = work.path(file)
-        entries.append(Entry(path=f"{_STOCK}/{file.filename}", content=path))
-        if file in work.plan.install:
-            unpacked = unpack(path, file.filename, work.venv, work.target)
-            claims.append(Claims.of(file.filename, unpacked))
-            entries += unpacked.entries
-        if file == work.plan.uv:
-            entries += program_entries(path, file.filename, _TOOLS, "uv")
+        placed = _PLACED[Ecosystem(file.ecosystem)](work, file)
+        entries += placed.entries
+        claims += placed.claims
     return _content(work, entries, claims)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Placed:
+    """What one stocked file becomes in an image."""
+
+    entries: Sequence[Entry]
+    claims: Sequence[Claims] = ()
+
+
+def _wheel(work: _Work, file: Stocked) -> _Placed:
+    path = work.path(file)
+    entries = [Entry(path=f"{_STOCK}/{file.filename}", content=path)]
+    claims: list[Claims] = []
+    if file in work.plan.install:
+        unpacked = unpack(path, file.filename, work.venv, work.target)
+        claims.append(Claims.of(file.filename, unpacked))
+        entries += unpacked.entries
+    if file == work.plan.uv:
+        entries += program_entries(path, file.filename, _TOOLS, "uv")
+    return _Placed(entries=entries, claims=claims)
+
+
+def _tarball(work: _Work, file: Stocked) -> _Placed:
+    entry = _in_home(context.in_cache(tarball_entry(work.path(file))))
+    return _Placed(entries=[entry] if context.has_place(file) else [])
+
+
+_PLACED: Mapping[Ecosystem, Callable[[_Work, Stocked], _Placed]] = {
+    Ecosystem.PYPI: _wheel,
+    Ecosystem.NPM: _tarball,
+}
+
+
+def _shared(plan: ImagePlan) -> Sequence[Callable[[_Work], tuple[object, str, Callable[[], Content]]]]:
+    """Give what makes the layers that stand for many files: recipe, comment and content of each."""
+    return [_npm_index] if plan.npm else []
+
+
+def _npm_index(work: _Work) -> tuple[object, str, Callable[[], Content]]:
+    files = [[file.name, file.version, file.filename, file.sha256, file.url] for file in work.plan.npm]
+    return (
+        ["npm index", work.plan.user, files],
+        "npm's index",
+        lambda: Content(tar=work.tar(map(_in_home, context.npm_index(work.plan, work.store))), facts={}),
+    )
+
+
+def _in_home(entry: Entry) -> Entry:
+    return replace(entry, path=f"{HOME.lstrip('/')}/{entry.path}")
 
 
 def _content(work: _Work, entries: Iterable[Entry], claims: Sequence[Claims]) -> Content:
@@ -237,7 +285,7 @@ def _contents(work: _Work, groups: Sequence[Group], layers: Sequence[Layer]) -> 
     return Contents(
         root=work.root,
         base=base,
-        files={file.sha256: digest for files, digest in zip(groups, packages, strict=False) for file in files},
+        files={file.sha256: layer for files, layer in zip(groups, packages, strict=False) for file in files},
         seeds=dict.fromkeys(work.seeds, venv),
     )
 

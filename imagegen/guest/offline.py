@@ -139,11 +139,12 @@ def main() -> None:
     """Run uv, npm or npx with the arguments; where it did not find something, say the sentence too."""
     import os
 
-    program, *arguments = sys.argv[1:]
+    name, *arguments = sys.argv[1:]
     words = [word for word in arguments if not word.startswith("-")]
-    is_npm = program.endswith(("/npm", "/npx"))
+    is_npm = name in ("npm", "npx")
+    program = _found(name) if is_npm else name
     captured = _NPM_CAPTURED if is_npm else _CAPTURED
-    known = program.endswith("/npx") or (words and (words[0] in captured or words[:2] == ["tool", "install"]))
+    known = name == "npx" or (words and (words[0] in captured or words[:2] == ["tool", "install"]))
     if not known:
         os.execv(program, [program, *arguments])  # noqa: S606 - the arguments go on as they came
     code, output = _run([program, *arguments])
@@ -153,6 +154,18 @@ def main() -> None:
     elif request:
         sys.stderr.write(f"error: {explain(request)}\n")
     sys.exit(code)
+
+
+def _found(name: str) -> str:
+    """Give the base's own program of a name that this image has a program for, too."""
+    import os
+
+    own = os.path.realpath(f"{HOME}/bin")
+    for folder in os.get_exec_path():
+        place = os.path.join(folder, name)  # noqa: PTH118 - pathlib takes long to import
+        if os.path.realpath(folder) != own and os.access(place, os.X_OK):
+            return place
+    sys.exit(f"{name}: not found")
 
 
 def _run(command: list[str]) -> tuple[int, str]:

@@ -25,6 +25,7 @@ print(
             "ca": any(
                 Path(file).exists() for file in (ssl.get_default_verify_paths().openssl_cafile, _BUNDLE)
             ),
+            "node": all(shutil.which(name) for name in ("node", "npm")),
         }
     )
 )

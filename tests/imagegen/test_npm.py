@@ -90,7 +90,7 @@ def test_a_lock_of_npm_brings_node(web: Project) -> None:
 def test_only_images_with_locks_of_npm_have_its_files() -> None:
     with_npm = {entry.path for entry in render(plan("web"))} - {entry.path for entry in render(plan("app"))}
     assert with_npm == {
-        "rootfs/opt/lockstock/npmrc", "rootfs/usr/local/bin/npm", "rootfs/usr/local/bin/npx",
+        "rootfs/opt/lockstock/npmrc", "rootfs/opt/lockstock/bin/npm", "rootfs/opt/lockstock/bin/npx",
     }  # fmt: skip
     assert plan("web").npm == (LEFT_PAD,)
     assert plan("app").npm == ()

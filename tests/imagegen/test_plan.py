@@ -114,12 +114,15 @@ def test_another_version_to_build_with_is_no_conflict() -> None:
     assert plan(of=snapshot(app=(SETUPTOOLS,), app__build=(older,))).install == (SETUPTOOLS,)
 
 
-FACTS = Facts(python="3.11.2", arch="x86_64", libc="glibc", libc_version="2.36", git=True, venv=True, ca=True)
+FACTS = Facts(
+    python="3.11.2", arch="x86_64", libc="glibc", libc_version="2.36",
+    git=True, venv=True, ca=True, node=False,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("target", [TARGET, Target("3.11.2"), Target("3.11", libc_version="2.17")], ids=str)
 def test_a_base_that_fits(target: Target) -> None:
-    check_base(FACTS, BASE, target)
+    check_base(FACTS, plan(), target)
 
 
 UNFIT = {
@@ -135,8 +138,16 @@ UNFIT = {
 @pytest.mark.parametrize(("facts", "target", "reason"), UNFIT.values(), ids=UNFIT.keys())
 def test_a_base_that_does_not_fit(facts: Facts, target: Target, reason: str) -> None:
     with pytest.raises(UnfitBaseError) as caught:
-        check_base(facts, BASE, target)
+        check_base(facts, plan(), target)
 
     assert reason in caught.value.reason
     assert caught.value.where == "debian:bookworm"
     assert "lockstock.toml" in caught.value.hint
+
+
+def test_a_lock_of_npm_asks_for_node() -> None:
+    wanted = plan(spec=replace(SPEC, locks=("web",)))
+
+    check_base(replace(FACTS, node=True), wanted, TARGET)
+    with pytest.raises(UnfitBaseError, match=r"it lacks Node\.js with npm, which a lock of this image needs"):
+        check_base(FACTS, wanted, TARGET)
