@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from imagegen import cli_bases
 from imagegen.cli import app
 from mirror.console import run
+
+app.add_typer(cli_bases.commands)
 
 
 def main() -> None:

@@ -16,17 +16,19 @@ import subprocess
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from imagegen import debs
 from imagegen.apt import Source, for_suite, read_host
+from imagegen.debslock import LockedBase
 from imagegen.errors import BaseError
 from imagegen.live import Progress
 from imagegen.spec import DebianBase
-from mirror.store import disk_errors, sync_folder
+from mirror.store import Store, disk_errors, sync_folder
 
 PACKAGES = ("ca-certificates", "git", "python3", "python3-venv")
 # The first moment that zip files can tell: packages are built from what lies in the base.
@@ -49,48 +51,87 @@ class Tarball:
     sha256: str
 
 
-def command(base: DebianBase) -> list[str]:
-    """Give the command that writes the base to stdout, its apt sources coming from stdin."""
+def command(suite: str, packages: Iterable[str]) -> list[str]:
+    """Give the command that writes a base to stdout, its apt sources coming from stdin."""
     options = [
         "--variant=minbase",
         "--mode=auto",
-        f"--include={','.join(sorted({*PACKAGES, *base.packages}))}",
+        f"--include={','.join(sorted(packages))}",
         *(f"--dpkgopt=path-exclude={pattern}" for pattern in _EXCLUDED),
         *(f"--dpkgopt=path-include={pattern}" for pattern in _INCLUDED),
         *(f'--customize-hook=rm -rf "$1"/{pattern}' for pattern in (*_OF_THE_HOST, *_CHANGING)),
     ]
-    return ["mmdebstrap", *options, base.suite, "-"]
+    return ["mmdebstrap", *options, suite, "-"]
+
+
+def wanted(base: DebianBase) -> tuple[str, ...]:
+    """Name the packages that a base is asked to have, sorted."""
+    return tuple(sorted({*PACKAGES, *base.packages}))
 
 
 def make(base: DebianBase, folder: Path, progress: Progress) -> Tarball:
     """Give the base from `folder`, bootstrapping it where it is not there yet. Raises BaseError."""
     sources = for_suite(read_host(), base.suite)
-    with _alone(folder) as lock:
-        stem = f"{base.suite}-{key(base, sources)}"
-        held = next(folder.glob(f"{stem}-*.tar"), None)
-        if held is None:
-            progress.step(f"making the base {base} with mmdebstrap (once, some 20 s)")
-            held = _bootstrap(
-                _Order(base=base, sources=sources, folder=folder, stem=stem, lock=lock), progress
-            )
-    return Tarball(path=held, sha256=held.stem.removeprefix(f"{stem}-"))
+    words = command(base.suite, wanted(base))
+    stanzas = [source.stanza() for source in sources]
+    order = _Order(
+        base=base, words=tuple(words), stem=_stem(base, words, stanzas), hint=_hint(base.suite, sources)
+    )
+
+    return _made(order, folder, progress, lambda: nullcontext("\n".join(stanzas)))
 
 
-def key(base: DebianBase, sources: Sequence[Source]) -> str:
-    """Name everything that decides the content of a base, in 12 hexadecimal digits."""
-    content = json.dumps([command(base), EPOCH, [source.stanza() for source in sources]])
-    return hashlib.sha256(content.encode()).hexdigest()[:12]
+def make_locked(
+    base: DebianBase, locked: LockedBase, store: Store, folder: Path, progress: Progress
+) -> Tarball:
+    """Give the base that has exactly the locked packages, made without a network once they are stocked.
+
+    Raises BaseError.
+    """
+    words = command(base.suite, (deb.name for deb in locked.debs))
+    order = _Order(
+        base=base,
+        words=tuple(words),
+        stem=_stem(base, words, [deb.sha256 for deb in locked.debs]),
+        hint="the locked packages do not install: run `imagegen lock-base` to choose them again",
+    )
+
+    @contextmanager
+    def sources() -> Iterator[str]:
+        debs.bring(locked, store, progress)
+        with debs.archive(locked, store) as root:
+            # Every package there has the digest of the lock, which came from signed indexes.
+            yield f"deb [trusted=yes] copy://{root} {base.suite} main"
+
+    return _made(order, folder, progress, sources)
+
+
+def _stem(base: DebianBase, words: Sequence[str], origin: Sequence[str]) -> str:
+    """Name everything that decides the content of a base, in 12 hexadecimal digits after the suite."""
+    content = json.dumps([words, EPOCH, origin])
+    return f"{base.suite}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Order:
-    """One bootstrap: what of, where to, and the descriptor of the lock that is held meanwhile."""
+    """One bootstrap: of what, by which command, the name it is kept under, and advice if it fails."""
 
     base: DebianBase
-    sources: Sequence[Source]
-    folder: Path
+    words: tuple[str, ...]
     stem: str
-    lock: int
+    hint: str
+
+
+def _made(
+    order: _Order, folder: Path, progress: Progress, sources: Callable[[], AbstractContextManager[str]]
+) -> Tarball:
+    with _alone(folder) as lock:
+        held = next(folder.glob(f"{order.stem}-*.tar"), None)
+        if held is None:
+            with sources() as text:
+                progress.step(f"making the base {order.base} with mmdebstrap (once, some 20 s)")
+                held = _bootstrap(order, folder, text, lock, progress)
+    return Tarball(path=held, sha256=held.stem.removeprefix(f"{order.stem}-"))
 
 
 @contextmanager
@@ -105,33 +146,33 @@ def _alone(folder: Path) -> Iterator[int]:
             yield lock.fileno()
 
 
-def _bootstrap(order: _Order, progress: Progress) -> Path:
+def _bootstrap(order: _Order, folder: Path, sources: str, lock: int, progress: Progress) -> Path:
     with (
-        tempfile.NamedTemporaryFile(dir=order.folder, suffix=".tmp", delete=False) as file,
-        tempfile.NamedTemporaryFile(dir=order.folder, suffix=".tmp") as log,
+        tempfile.NamedTemporaryFile(dir=folder, suffix=".tmp", delete=False) as file,
+        tempfile.NamedTemporaryFile(dir=folder, suffix=".tmp") as log,
     ):
         try:
-            _run(order, file, log, progress)
+            _run(order, sources, file, log, lock, progress)
             sha256 = _sha256(Path(file.name))
             os.fsync(file.fileno())
             os.fchmod(file.fileno(), 0o444)
-            target = order.folder / f"{order.stem}-{sha256}.tar"
+            target = folder / f"{order.stem}-{sha256}.tar"
             Path(file.name).rename(target)
         finally:
             Path(file.name).unlink(missing_ok=True)
-    sync_folder(order.folder)
+    sync_folder(folder)
     return target
 
 
-def _run(order: _Order, out: IO[bytes], log: IO[bytes], progress: Progress) -> None:
+def _run(order: _Order, sources: str, out: IO[bytes], log: IO[bytes], lock: int, progress: Progress) -> None:
     """Run mmdebstrap in such a way that it unmounts and tidies up, also when we are killed.
 
     It is sent a signal then, its log is a file, because a broken pipe would end it at once, and it
     holds our lock until it is done.
     """
     _check_tools()
-    words = ["setpriv", "--pdeathsig", "TERM", "--", *command(order.base)]
-    if order.sources:
+    words = ["setpriv", "--pdeathsig", "TERM", "--", *order.words]
+    if sources:
         words.append("-")
     with subprocess.Popen(
         words,
@@ -139,18 +180,14 @@ def _run(order: _Order, out: IO[bytes], log: IO[bytes], progress: Progress) -> N
         stdout=out,
         stderr=log,
         env={**os.environ, "SOURCE_DATE_EPOCH": str(EPOCH), "LC_ALL": "C.UTF-8"},
-        pass_fds=[order.lock],
+        pass_fds=[lock],
     ) as process:
         assert process.stdin is not None  # noqa: S101 - for the type checker: it is a pipe
-        process.stdin.write("\n".join(source.stanza() for source in order.sources).encode())
+        process.stdin.write(sources.encode())
         process.stdin.close()
         last = _follow(process, Path(log.name), progress)
     if process.returncode:
-        raise BaseError(
-            f"mmdebstrap failed: {_reason(last)}",
-            where=str(order.base),
-            hint=_hint(order.base, order.sources),
-        )
+        raise BaseError(f"mmdebstrap failed: {_reason(last)}", where=str(order.base), hint=order.hint)
 
 
 def _follow(process: subprocess.Popen[bytes], log: Path, progress: Progress) -> list[str]:
@@ -174,11 +211,11 @@ def _reason(lines: Sequence[str]) -> str:
     return (errors or list(lines) or ["it said nothing"])[0].removeprefix("E: ")
 
 
-def _hint(base: DebianBase, sources: Sequence[Source]) -> str:
+def _hint(suite: str, sources: Sequence[Source]) -> str:
     if sources:
         return "check the suite, the names under apt, and that `apt-get update` works on this host"
     return (
-        f"this host's apt sources do not have {base.suite}, so mmdebstrap's own were asked: check the "
+        f"this host's apt sources do not have {suite}, so mmdebstrap's own were asked: check the "
         "suite and the names under apt; the keys come from `apt-get install debian-archive-keyring`"
     )
 

@@ -7,19 +7,16 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from imagegen import bases
-from imagegen.apt import Source
 from imagegen.errors import BaseError
 from imagegen.live import Silent
 from imagegen.spec import DebianBase
 
 BASE = DebianBase(suite="bookworm", packages=("less",))
-SOURCE = Source(uris=("http://archive.example/debian",), suites=("bookworm",), components=("main",))
 MMDEBSTRAP = """\
 #!/bin/sh
 echo 'I: downloading' >&2
@@ -53,20 +50,11 @@ class Told(Silent):
 
 
 def test_the_command_asks_for_what_every_base_needs() -> None:
-    command = bases.command(BASE)
+    command = bases.command(BASE.suite, bases.wanted(BASE))
 
     assert "--variant=minbase" in command
     assert "--include=ca-certificates,git,less,python3,python3-venv" in command
     assert command[-2:] == ["bookworm", "-"]
-
-
-def test_the_key_stands_for_all_that_is_asked_for() -> None:
-    key = bases.key(BASE, [SOURCE])
-
-    assert key == bases.key(BASE, [SOURCE])
-    assert key != bases.key(replace(BASE, suite="trixie"), [SOURCE])
-    assert key != bases.key(replace(BASE, packages=()), [SOURCE])
-    assert key != bases.key(BASE, [])
 
 
 def test_a_base_is_made_once_and_named_by_its_digest(
