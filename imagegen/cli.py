@@ -19,7 +19,7 @@ from imagegen.engines.docker import DockerEngine
 from imagegen.errors import EngineUnavailableError, VerifyError
 from imagegen.live import Progress, live
 from imagegen.push import tags_of
-from imagegen.registry import Reference
+from imagegen.reference import Reference
 from imagegen.spec import DebianBase, ImageSpec, find_image, load_images
 from mirror import config as configuration
 from mirror.config import Config

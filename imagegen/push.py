@@ -13,10 +13,11 @@ from pathlib import Path
 from imagegen.credentials import find_credentials
 from imagegen.errors import BadReferenceError
 from imagegen.live import Progress
-from imagegen.oci import Image, ImageLayout
+from imagegen.oci import Image, ImageLayout, digest_of
 from imagegen.plan import ImagePlan
-from imagegen.referrers import MANIFEST_TYPE
-from imagegen.registry import Reference, Repository
+from imagegen.reference import Reference
+from imagegen.referrers import EMPTY, MANIFEST_TYPE
+from imagegen.registry import Repository
 from mirror.console import human_size
 from mirror.store import write_atomically
 
@@ -57,12 +58,15 @@ def tags_of(reference: Reference, templates: Iterable[str], plan: ImagePlan) -> 
 def push(
     image: Image, layout: ImageLayout, reference: Reference, tags: Iterable[str], progress: Progress
 ) -> Pushed:
-    """Push an image of a layout. A tag is set only when the registry holds all of it.
+    """Push an image of a layout and its evidence. A tag is set only when the registry holds all of it.
 
     What arrived before a cut is not sent again by the next run. Raises PushError.
     """
     memory = _Memory(layout.root.parent / "registries", reference.registry)
+    evidence = layout.referrers(image.digest)
     sizes = {layer.digest: layer.size for layer in image.layers} | {image.id: len(image.config)}
+    if evidence:
+        sizes |= {one.blob_digest: len(one.blob) for one in evidence} | {digest_of(EMPTY): len(EMPTY)}
     with Repository(reference, find_credentials(reference.registry)) as repository:
         progress.step(f"pushing {human_size(sum(sizes.values()))} to {reference}, or what it lacks of that")
 
@@ -79,7 +83,9 @@ def push(
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             ways = dict(zip(sizes, pool.map(bring, sizes), strict=True))
         named = tuple(tags)
-        for name in (image.digest, *named):
+        repository.put_manifest(image.digest, image.manifest, MANIFEST_TYPE)
+        repository.refer(evidence)
+        for name in named:
             repository.put_manifest(name, image.manifest, MANIFEST_TYPE)
     memory.remember(reference.repository, sizes)
     bytes_by_way = {way: sum(sizes[d] for d, w in ways.items() if w == way) for way in set(ways.values())}

@@ -2,74 +2,58 @@
 
 from __future__ import annotations
 
-import ipaddress
+import hashlib
+import json
 import re
 import ssl
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urljoin
 
 import httpx
 
 from imagegen.credentials import Credentials
-from imagegen.errors import BadReferenceError, PushError
+from imagegen.errors import PushError
+from imagegen.reference import Reference
+from imagegen.referrers import MANIFEST_TYPE, Referrer, blob_digest, fallback_tag
 
-_REFERENCE = re.compile(
-    r"(?P<registry>[A-Za-z0-9.-]+(?::\d{1,5})?|\[[0-9a-fA-F:]+\](?::\d{1,5})?)/"
-    r"(?P<repository>[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*)"
-    r"(?::(?P<tag>\w[\w.-]{0,127}))?",
-    re.ASCII,
-)
 _CHALLENGE = re.compile(r'(\w+)="([^"]*)"')
 _CERTIFICATES = Path("/etc/docker/certs.d")
 _PIECE = 16 << 20
+_INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
+_MANIFESTS = (
+    MANIFEST_TYPE,
+    _INDEX_TYPE,
+    "application/vnd.docker.distribution.manifest.v2+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+)
+# No manifest is larger (OCI distribution specification), and no bill of materials is.
+_LARGEST_MANIFEST, _LARGEST_BLOB = 4 << 20, 64 << 20
+_MOST_REFERRERS = 100
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_T = TypeVar("_T")
 _TIMEOUT = httpx.Timeout(60, connect=15)
 _ATTEMPTS = 5
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reference:
-    """The name of an image in a registry: host and port, repository, and a tag if there is one."""
-
-    registry: str
-    repository: str
-    tag: str | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> Reference:
-        """Read HOST/NAME or HOST/NAME:TAG. Raises BadReferenceError."""
-        match = _REFERENCE.fullmatch(text)
-        if not match or not _is_host(match["registry"]):
-            raise BadReferenceError("it is no name of an image in a registry", where=text)
-        return cls(registry=match["registry"], repository=match["repository"], tag=match["tag"])
-
-    @property
-    def is_loopback(self) -> bool:
-        """Whether the registry is on this very host, where it may do without TLS."""
-        host = self.registry.rpartition(":")[0] if self.registry[-1] != "]" else self.registry
-        host = (host or self.registry).strip("[]")
-        try:
-            return ipaddress.ip_address(host).is_loopback
-        except ValueError:
-            return host == "localhost"
-
-    def __str__(self) -> str:
-        return f"{self.registry}/{self.repository}"
-
-
 class Repository:
-    """One repository; a context manager. `pause` waits that many seconds between attempts."""
+    """One repository; a context manager. `pause` waits that many seconds between attempts.
+
+    `actions` are what its token service is asked for: `pull,push` or only `pull`.
+    """
 
     def __init__(
         self,
         reference: Reference,
         credentials: Credentials | None,
         pause: Callable[[float], object] = time.sleep,
+        *,
+        actions: str = "pull,push",
     ) -> None:
         self.reference = reference
+        self._actions = actions
         self._credentials = credentials
         self._pause = pause
         self._client = httpx.Client(
@@ -134,10 +118,93 @@ class Repository:
                     place, sent = self._resume(place)
         self._request("PUT", place, params={"digest": digest}, expect=(201,))
 
-    def put_manifest(self, name: str, content: bytes, media_type: str) -> None:
-        """Put a manifest under a tag or its digest."""
+    def put_manifest(self, name: str, content: bytes, media_type: str) -> bool:
+        """Put a manifest under a tag or its digest; say whether the registry notes what it refers to."""
         path = f"{self._name}/manifests/{name}"
-        self._request("PUT", path, content=content, headers={"Content-Type": media_type}, expect=(201,))
+        answer = self._request(
+            "PUT", path, content=content, headers={"Content-Type": media_type}, expect=(201,)
+        )
+        return "OCI-Subject" in answer.headers
+
+    def refer(self, referrers: Sequence[Referrer]) -> None:
+        """Put artifacts about one manifest, whose blobs are there.
+
+        A registry without an API for referrers is given their index under a tag of its own.
+        """
+        noted = [self.put_manifest(one.digest, one.manifest, MANIFEST_TYPE) for one in referrers]
+        if referrers and not all(noted):
+            tag = fallback_tag(referrers[0].subject)
+            listed = {str(entry["digest"]): entry for entry in self._listed(f"manifests/{tag}")}
+            wanted = listed | {one.digest: one.descriptor() for one in referrers}
+            if wanted != listed:
+                entries = [entry for _, entry in sorted(wanted.items())]
+                content = {"schemaVersion": 2, "mediaType": _INDEX_TYPE, "manifests": entries}
+                self.put_manifest(tag, json.dumps(content, sort_keys=True).encode(), _INDEX_TYPE)
+
+    def manifest(self, name: str) -> bytes | None:
+        """Give the manifest or index of a tag or digest, or None. Raises PushError where it is another."""
+        found = self._read(f"manifests/{name}", _LARGEST_MANIFEST)
+        if found is not None and ":" in name:
+            self._check_digest(found, name)
+        return found
+
+    def blob(self, digest: str) -> bytes | None:
+        """Give a small blob, or None. Raises PushError where it is another, or is large."""
+        found = self._read(f"blobs/{digest}", _LARGEST_BLOB)
+        if found is not None:
+            self._check_digest(found, digest)
+        return found
+
+    def referrers(self, digest: str) -> tuple[Referrer, ...]:
+        """Give the artifacts about a manifest that have one blob, sorted by digest."""
+        entries = self._listed(f"referrers/{digest}") or self._listed(f"manifests/{fallback_tag(digest)}")
+        found = (self._referrer(str(entry.get("digest"))) for entry in entries[:_MOST_REFERRERS])
+        return tuple(sorted((one for one in found if one), key=lambda one: one.digest))
+
+    def _referrer(self, digest: str) -> Referrer | None:
+        manifest = self.manifest(digest) if _DIGEST.fullmatch(digest) else None
+        try:
+            wanted = blob_digest(manifest or b"{}")
+        except ValueError:
+            return None
+        blob = self.blob(wanted) if manifest and _DIGEST.fullmatch(wanted) else None
+        return Referrer(manifest=manifest, blob=blob) if manifest and blob is not None else None
+
+    def _listed(self, path: str) -> list[dict[str, Any]]:
+        """Give the descriptors of an index, none where there is no such index."""
+        try:
+            entries = json.loads(self._read(path, _LARGEST_MANIFEST) or b"{}").get("manifests", [])
+            return [entry for entry in entries if isinstance(entry, dict) and "digest" in entry]
+        except (ValueError, AttributeError, TypeError):
+            return []
+
+    def _check_digest(self, data: bytes, digest: str) -> None:
+        if digest != f"sha256:{hashlib.sha256(data).hexdigest()}":
+            raise PushError(f"it gives other bytes for {digest}", where=str(self.reference))
+
+    def _read(self, path: str, limit: int) -> bytes | None:
+        """Read a document, None where there is none. Raises PushError."""
+        return self._retried(lambda: self._fetched(f"{self._root}{self._name}/{path}", limit))
+
+    def _fetched(self, url: str, limit: int) -> bytes | None:
+        headers = {"Accept": ", ".join(_MANIFESTS), **self._authorization}
+        # A registry may keep its blobs elsewhere; httpx takes no credentials there.
+        with self._client.stream("GET", url, headers=headers, follow_redirects=True) as answer:
+            if answer.status_code == 200:
+                return self._bounded(answer.iter_bytes(), limit)
+            answer.read()
+        if answer.status_code == 401 and not self._authorization and self._authorize(answer):
+            return self._fetched(url, limit)
+        _check(answer, (404,), url, str(self.reference))
+        return None
+
+    def _bounded(self, pieces: Iterable[bytes], limit: int) -> bytes:
+        data = bytearray()
+        for piece in pieces:
+            data += piece
+            if len(data) > limit:
+                raise PushError(f"it gives a document of more than {limit} bytes", where=str(self.reference))
+        return bytes(data)
 
     @property
     def _name(self) -> str:
@@ -165,16 +232,22 @@ class Repository:
         self, method: str, path: str, *, expect: tuple[int, ...] = (200, 202), **options: Any
     ) -> httpx.Response:
         """Ask until there is an answer that another attempt would not change. Raises PushError."""
-        for attempt in range(1, _ATTEMPTS + 1):
+
+        def attempt() -> httpx.Response:
+            answer = self._once(method, path, **options)
+            _check(answer, expect, path, str(self.reference))
+            return answer
+
+        return self._retried(attempt)
+
+    def _retried(self, attempt: Callable[[], _T]) -> _T:
+        for number in range(1, _ATTEMPTS + 1):
             try:
-                answer = self._once(method, path, **options)
-                _check(answer, expect, path, str(self.reference))
+                return attempt()
             except (httpx.TransportError, _RetryError) as error:
-                if attempt == _ATTEMPTS or (_speaks_no_tls(error) or _distrusts(error)):
+                if number == _ATTEMPTS or (_speaks_no_tls(error) or _distrusts(error)):
                     raise self._unreachable(error) from error
-                self._pause(2**attempt / 4)
-            else:
-                return answer
+                self._pause(2**number / 4)
         raise AssertionError("unreachable")
 
     def _once(self, method: str, path: str, **options: Any) -> httpx.Response:
@@ -203,11 +276,11 @@ class Repository:
         return False
 
     def _token(self, challenge: dict[str, str], basic: tuple[str, str] | None) -> str:
-        """Ask the service that the registry names for a token to push with."""
+        """Ask the service that the registry names for a token."""
         realm = challenge.pop("realm", "")
         if not realm.startswith("https://") and not self.reference.is_loopback:
             raise PushError("its token service has no TLS", where=str(self.reference))
-        scope = f"repository:{self._name}:pull,push"
+        scope = f"repository:{self._name}:{self._actions}"
         answer = self._client.get(realm, params={**challenge, "scope": scope}, auth=basic)
         if answer.status_code != 200:
             raise PushError(
@@ -219,7 +292,7 @@ class Repository:
         return str(content.get("token") or content.get("access_token") or "")
 
     def _unreachable(self, error: Exception) -> PushError:
-        hint = "check the name and the network, then push again: what arrived is not sent twice"
+        hint = "check the name and the network, then try again: what arrived is not sent twice"
         if _distrusts(error):
             hint = (
                 f"put the registry's CA into {_CERTIFICATES}/{self.reference.registry}/ca.crt, or name a "
@@ -237,9 +310,9 @@ def _check(answer: httpx.Response, expect: tuple[int, ...], path: str, where: st
         return
     if answer.status_code in (416, 429, 500, 502, 503, 504):
         raise _RetryError(f"it answers {answer.status_code}")
-    hint = "check that the repository may be written to"
+    hint = "check the name, and what you may do in that repository"
     if answer.status_code in (401, 403):
-        hint = f"run `docker login {where.partition('/')[0]}` as somebody who may push there"
+        hint = f"run `docker login {where.partition('/')[0]}` as somebody who may do this there"
     raise PushError(f"it answers {answer.status_code} ({_reason(answer)})", where=where, hint=hint)
 
 
@@ -265,8 +338,3 @@ def _trust(registry: str) -> ssl.SSLContext:
     if authority.is_file():
         context.load_verify_locations(authority)
     return context
-
-
-def _is_host(text: str) -> bool:
-    """Tell a registry from the first part of a name that has none, as docker does."""
-    return "." in text or ":" in text or text == "localhost"

@@ -33,8 +33,9 @@ from imagegen.live import Silent
 from imagegen.oci import Image, ImageLayout, make_image
 from imagegen.plan import make_plan
 from imagegen.push import push, tags_of, write_lock
+from imagegen.reference import Reference
 from imagegen.referrers import MANIFEST_TYPE
-from imagegen.registry import Reference, Repository
+from imagegen.registry import Repository
 from tests.imagegen.plans import BASE, SNAPSHOT, SPEC, TARGET
 
 # bcrypt of the secret, at its lowest cost
