@@ -91,3 +91,19 @@ class PushError(LockstockError):
     """A registry refuses an image, or cannot be reached."""
 
     exit_code = 63
+
+
+class EvidenceError(LockstockError):
+    """What is said of an image is missing, damaged, or not signed by the key that is asked for."""
+
+    exit_code = 74
+
+
+class SigningKeyError(LockstockError):
+    """A key cannot be used to sign or to verify."""
+
+    exit_code = 75
+    usual_hint = (
+        "`openssl genpkey -algorithm ed25519 -out key.pem` makes one, "
+        "`openssl pkey -in key.pem -pubout` gives its public half"
+    )

@@ -16,10 +16,9 @@ from imagegen.plan import ImagePlan
 from imagegen.referrers import Referrer, make_referrer
 from imagegen.rootfs import STATUS
 from imagegen.sbom import Package
+from imagegen.statements import CYCLONEDX, PREDICATE, PROVENANCE, STATEMENT
 from mirror.config import BUILD_SUFFIX, TOOLS
 from mirror.snapshot import Snapshot, Stocked, covers
-
-PREDICATE = "in-toto.io/predicate-type"
 
 
 def attest(
@@ -37,8 +36,8 @@ def attest(
     bill = sbom.bill(plan, image.digest, packages)
     origin = provenance.provenance(plan, snapshot, image.digest, packages)
     return (
-        make_referrer(image.subject, sbom.MEDIA_TYPE, bill, {}),
-        make_referrer(image.subject, provenance.MEDIA_TYPE, origin, {PREDICATE: provenance.PROVENANCE}),
+        make_referrer(image.subject, CYCLONEDX, bill, {}),
+        make_referrer(image.subject, STATEMENT, origin, {PREDICATE: PROVENANCE}),
     )
 
 

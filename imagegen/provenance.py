@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from importlib.metadata import version
 from typing import Any
 
 from imagegen.plan import ImagePlan
 from imagegen.sbom import Package
+from imagegen.statements import PROVENANCE, statement
 from mirror.snapshot import Snapshot, covers
 
-MEDIA_TYPE = "application/vnd.in-toto+json"
-STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
-PROVENANCE = "https://slsa.dev/provenance/v1"
-SBOM = "https://cyclonedx.org/bom"
 # They name what was done and who did it; nothing has to lie there.
 BUILD_TYPE = "urn:lockstock:image:v1"
 BUILDER = "urn:lockstock:imagegen"
-
-
-def statement(name: str, digest: str, kind: str, predicate: object) -> bytes:
-    """State something of the manifest with this digest; `kind` is the predicate's type."""
-    algorithm, _, value = digest.partition(":")
-    content = {
-        "_type": STATEMENT_TYPE,
-        "subject": [{"name": name, "digest": {algorithm: value}}],
-        "predicateType": kind,
-        "predicate": predicate,
-    }
-    return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
 
 
 def provenance(plan: ImagePlan, snapshot: Snapshot, digest: str, packages: Iterable[Package]) -> bytes:

@@ -17,7 +17,6 @@ from packageurl import PackageURL
 from imagegen.licences import Licence
 from imagegen.plan import ImagePlan
 
-MEDIA_TYPE = "application/vnd.cyclonedx+json"
 NAMESPACE = "lockstock"
 """Of the properties: `lockstock:layer` is the digest of the layer that a package lies in,
 `lockstock:lock` a lock that asked for it, `lockstock:use` is `installed`, `stocked` (a file for
