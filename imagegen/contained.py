@@ -6,8 +6,9 @@ import asyncio
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,21 @@ from typing import Any
 from imagegen.build import LATEST
 from imagegen.engines.docker import DockerEngine
 from imagegen.engines.sandbox import Confined, Sandbox
-from imagegen.errors import NotBuiltError
+from imagegen.engines.watch import Watch, Watched
+from imagegen.errors import BuildError, NotBuiltError
 from imagegen.plan import REPOSITORY, UID, WORKSPACE
 from imagegen.project import project_entries
 from imagegen.spec import ImageSpec
 from mirror.config import Config
+from mirror.console import say
 from mirror.gate.audit import verify
 from mirror.gate.policy import Policy
 from mirror.gate.reports import Touched, touched
 from mirror.gate.running import Door, home_of, open_gate
+from mirror.gate.server import Gate
 
 PORT = 3128
+_WATCH_SECONDS = 20
 _INSIDE = "/run/lockstock"
 _GATE = f"http://127.0.0.1:{PORT}"
 
@@ -53,7 +58,7 @@ def run(
     with tempfile.TemporaryDirectory(prefix="lockstock-") as temporary:
         folder = Path(temporary)
         confined = _confined(spec, image.id, policy, owner_of(config, task), command, folder)
-        door = Door(task=task, socket=folder / "gate.sock")
+        door = Door(task=task, socket=folder / "gate.sock", watch=folder / "watch.sock")
         first, code, note = asyncio.run(_guarded(config, spec, engine, policy, confined, door))
     records: list[dict[str, Any]] = []
     signer = home_of(config).signer()
@@ -82,10 +87,7 @@ def owner_of(config: Config, task: str) -> str:
 def _confined(
     spec: ImageSpec, image: str, policy: Policy, owner: str, command: Sequence[str], folder: Path
 ) -> Confined:
-    forwarder = folder / "forwarder.py"
-    with resources.as_file(resources.files("templates") / "gate" / "forwarder.py") as source:
-        shutil.copyfile(source, forwarder)
-    forwarder.chmod(0o444)
+    forwarder = _program("forwarder.py", folder)
     start = ("python3", "-I", f"{_INSIDE}/forwarder.py", f"{_INSIDE}/gate.sock", str(PORT), "--")
     return Confined(
         image=image,
@@ -104,10 +106,77 @@ async def _guarded(
     """Give the number of records before this run, the exit code, and the last note."""
     async with open_gate(config, policy, door) as gate:
         first = gate.core.size - 1
-        with Sandbox(engine, confined) as sandbox:
-            if spec.project:
-                sandbox.put(project_entries(spec.project, config.root), WORKSPACE)
-            code = await asyncio.to_thread(sandbox.run)
+        async with _watched(gate, engine, confined, door) as inside:
+            with Sandbox(engine, inside) as sandbox:
+                if spec.project:
+                    sandbox.put(project_entries(spec.project, config.root), WORKSPACE)
+                code = await asyncio.to_thread(sandbox.run)
     if gate.core.failure:
         raise gate.core.failure
     return first, code, gate.note
+
+
+@asynccontextmanager
+async def _watched(
+    gate: Gate, engine: DockerEngine, confined: Confined, door: Door
+) -> AsyncIterator[Confined]:
+    """Put the command in a network where what goes past the gate is written down.
+
+    Where the engine has no /dev/net/tun it has no route at all: what it tries fails as well, and the
+    log says that it does not tell of it.
+    """
+    watch = Watch(engine, _watching(confined, door))
+    try:
+        if await _begins(gate, watch):
+            yield replace(confined, network=watch.network)
+        else:
+            gate.core.record("watch", door.task, state="none")
+            yield confined
+    finally:
+        await _end(gate, watch)
+
+
+async def _begins(gate: Gate, watch: Watch) -> bool:
+    """Start the watch, and say whether it is there."""
+    try:
+        await asyncio.to_thread(watch.start)
+        async with asyncio.timeout(_WATCH_SECONDS):
+            await gate.watch.begun.wait()
+        reason = "" if gate.watch.on else "/dev/net/tun cannot be used"
+    except (BuildError, TimeoutError) as error:
+        reason = error.reason if isinstance(error, BuildError) else "the watch did not begin in time"
+    if reason:
+        say(f"note: what is tried past the gate fails, but is not recorded here: {reason}")
+    return not reason
+
+
+async def _end(gate: Gate, watch: Watch) -> None:
+    """Hear what the watch still has to tell, and remove it."""
+    try:
+        if gate.watch.on:
+            await asyncio.to_thread(watch.stop)
+            with suppress(TimeoutError):  # the log says then that the watch was lost
+                async with asyncio.timeout(_WATCH_SECONDS):
+                    await gate.watch.ended.wait()
+    finally:
+        watch.remove()
+
+
+def _watching(confined: Confined, door: Door) -> Watched:
+    assert door.watch is not None  # noqa: S101 - run() gives it
+    inside, socket = f"{_INSIDE}/watch.py", f"{_INSIDE}/watch.sock"
+    return Watched(
+        image=confined.image,
+        owner=confined.owner,
+        program=inside,
+        socket=socket,
+        mounts={inside: _program("watch.py", door.watch.parent), socket: door.watch},
+    )
+
+
+def _program(name: str, folder: Path) -> Path:
+    """Copy one of the programs that run inside, so that every user of the container may read it."""
+    with resources.as_file(resources.files("templates") / "gate" / name) as source:
+        copied = Path(shutil.copyfile(source, folder / name))
+    copied.chmod(0o444)
+    return copied

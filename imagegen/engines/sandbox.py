@@ -24,7 +24,7 @@ _TMP = {"/tmp": "rw,exec,nosuid,nodev,mode=1777"}  # noqa: S108 - inside a conta
 class Confined:
     """What is run: `mounts` are host files by their place inside, read-only; `folders` may be written.
 
-    `owner` names who may run it at one time.
+    `owner` names who may run it at one time. `network` is none, or a container's that has none either.
     """
 
     image: str
@@ -34,6 +34,7 @@ class Confined:
     environment: Mapping[str, str]
     mounts: Mapping[str, Path]
     folders: Sequence[str]
+    network: str = "none"
 
 
 class Sandbox:
@@ -60,7 +61,7 @@ class Sandbox:
                 list(confined.command),
                 labels={_LABEL: confined.owner},
                 environment=dict(confined.environment),
-                network_mode="none",
+                network_mode=confined.network,
                 mounts=[
                     *(
                         Mount(inside, str(path), type="bind", read_only=True)

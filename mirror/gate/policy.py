@@ -38,6 +38,8 @@ class Kind(StrEnum):
     BUDGET = "budget"
     MALFORMED = "malformed"
     SERVER_NAME = "server name"
+    LOOK_UP = "look-up"
+    PACKET = "packet"
     NOT_IN_LOCK = "not in lock"
     NEAR_NAME = "name close to a locked one"
     TOKEN = "token"  # noqa: S105 - the word, not a token
@@ -205,6 +207,13 @@ def deny(kind: Kind, reason: str, rule: str = "default", ask: str = "") -> Decis
     return Decision(verdict=Verdict.DENY, rule=rule, reason=reason, kind=kind, ask=ask)
 
 
+def past_the_gate(address: Address) -> tuple[Kind, str]:
+    """Class an attempt to reach an address without the gate, and name the address for people."""
+    found = refusal(address)
+    kind = address_kind(found.kind) if found else Kind.RAW_ADDRESS
+    return kind, str(found or address)
+
+
 def address_kind(kind: str) -> Kind:
     """Give the class of an attempt to reach an address that is refused for being `kind`."""
     return Kind.METADATA if kind == "metadata service" else Kind.PRIVATE
@@ -273,9 +282,7 @@ def _outward(policy: Policy, request: Request) -> Decision:
 
 
 def _raw_address(address: Address) -> Decision:
-    found = refusal(address)
-    kind = address_kind(found.kind) if found else Kind.RAW_ADDRESS
-    what = f"{address} ({found.kind})" if found else str(address)
+    kind, what = past_the_gate(address)
     ask = "[[allow]] with the host's name, and address = where that is private"
     return deny(kind, f"addresses are never a destination: {what}", "names only", ask)
 

@@ -46,7 +46,7 @@ class Repeats:
 
     def drain(self) -> list[Fields]:
         """Give one record for all that were counted alike, `times` each, and begin a new window."""
-        sums = [{**fields, "times": times} for fields, times in self._held.values()]
+        sums: list[Fields] = [{**fields, "times": times} for fields, times in self._held.values()]
         self._written = 0
         self._seen.clear()
         self._held.clear()

@@ -214,8 +214,17 @@ def _packages(records: list[Record]) -> tuple[Served, ...]:
 def _target(record: Record) -> str:
     if record.get("others"):
         return OTHERS
+    if "protocol" in record:
+        return str(record.get("name") or _packet(record))
     if "host" in record:
         return f"{record['host']}:{record['port']}"
     if "route" in record:
         return f"route {record['route']} {record.get('method', '')} {record.get('path', '')}"
     return str(record.get("target") or record.get("path") or "")
+
+
+def _packet(record: Record) -> str:
+    """Name what was sent past the gate, of which not every protocol has ports."""
+    host = record.get("host", "")
+    shown = f"[{host}]" if ":" in host else host
+    return f"{record['protocol']} {shown}{':' + str(record['port']) if 'port' in record else ''}".strip()

@@ -37,10 +37,14 @@ _FILES = 16384
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Door:
-    """Where a gate listens: a unix socket for one task, or TCP for whoever has a token."""
+    """Where a gate listens: a unix socket for one task, or TCP for whoever has a token.
+
+    `watch` is the socket on which the task's network tells what was sent past the gate.
+    """
 
     task: str = ""
     socket: Path | None = None
+    watch: Path | None = None
     host: str = ""
     port: int = 0
 
@@ -174,6 +178,8 @@ async def _listen(gate: Gate, door: Door) -> None:
         except OSError as error:
             raise GateError(f"cannot listen: {error.strerror}", where=str(door.socket)) from error
         await gate.listen_unix(door.socket)
+        if door.watch:
+            await gate.watch.listen(door.watch)
     else:
         await gate.listen_tcp(door.host, door.port)
 

@@ -19,6 +19,7 @@ from mirror.gate.packages import asked_package
 from mirror.gate.policy import Allow, Kind, Route, decide, deny, unreadable
 from mirror.gate.requests import Request, Way, read_request
 from mirror.gate.tree import Found, Moved, byte_range, find
+from mirror.gate.watch import Watch
 
 _CHUNK = 256 * 1024
 _BACKLOG = 1024
@@ -39,6 +40,7 @@ class Gate:
         self._tokens: set[str] = set()
         self._servers: list[asyncio.Server] = []
         self._clients: set[asyncio.Task[None]] = set()
+        self.watch = Watch(self.core, task)
         self.core.record("start", task, name=settings.policy.name)
 
     @property
@@ -75,6 +77,7 @@ class Gate:
         """Take no more, end what is open, and write that down; the log stays open."""
         for server in self._servers:
             server.close()
+        await self.watch.close()
         for tunnel_ in list(self.core.tunnels):
             tunnel_.stop("gate closed")
         if self._clients:

@@ -56,6 +56,19 @@ def udp(address, port):
         query.send(b"\x13\x37\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\x01")
         return query.recv(512)
 
+def ping(address):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP) as echo:
+        echo.settimeout(1)
+        echo.sendto(b"\x08\0\0\0\0\1\0\1", (address, 0))
+        return echo.recv(512)
+
+def broadcast():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as link:
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        link.settimeout(1)
+        link.sendto(b"anyone?", ("255.255.255.255", 67))
+        return link.recv(512)
+
 def gate(request):
     with socket.create_connection(("127.0.0.1", 3128), 5) as link:
         link.sendall(request)
@@ -64,8 +77,11 @@ def gate(request):
 for address, port in aims["addresses"]:
     attempt(f"tcp {address}:{port}", lambda: tcp(address, port))
     attempt(f"udp {address}:{port}", lambda: udp(address, port))
-for name in ("api.example", "localhost.example", "host.docker.internal", "metadata.google.internal"):
+for name in aims["names"]:
     attempt(f"name {name}", lambda: socket.getaddrinfo(name, 80))
+attempt("dns elsewhere", lambda: udp("9.9.9.9", 53))
+attempt("ping", lambda: ping("192.0.2.7"))
+attempt("broadcast", lambda: broadcast())
 attempt("raw icmp", lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP))
 attempt("packet", lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW))
 attempt("write /", lambda: open("/evil", "w"))
@@ -166,8 +182,10 @@ def records(sandbox: Sandbox, ended: Ended, task: str = "attack") -> list[dict[s
 
 def left_behind(sandbox: Sandbox, task: str) -> list[Any]:
     """Give the containers of a task that are still there."""
-    label = f"io.lockstock.run={owner_of(sandbox.project.config, task)}"
-    return sandbox.engine.client.containers.list(all=True, filters={"label": label})
+    owner = owner_of(sandbox.project.config, task)
+    labels = [f"io.lockstock.{what}={owner}" for what in ("run", "watch")]
+    listed = sandbox.engine.client.containers.list
+    return [found for label in labels for found in listed(all=True, filters={"label": label})]
 
 
 def test_nothing_gets_out_but_through_the_gate(
@@ -178,7 +196,14 @@ def test_nothing_gets_out_but_through_the_gate(
     addresses += [(neighbour, 8000), ("169.254.169.254", 80), ("192.0.2.1", 443), ("2001:db8::1", 443)]
     targets = [*ENCODED, f"{neighbour}:8000", *(f"{address}:{host_port}" for address in gateways)]
     api = f"api.example:{upstream}"
-    aims = {"addresses": addresses, "targets": targets, "api": api, "hello": hello("api.example").hex()}
+    names = ["api.example", "localhost.example", "host.docker.internal", "metadata.google.internal"]
+    aims = {
+        "addresses": addresses,
+        "names": names,
+        "targets": targets,
+        "api": api,
+        "hello": hello("api.example").hex(),
+    }
     DIALLED.clear()
 
     ended = contain(sandbox, POLICY.format(port=upstream), "python3", "-c", ATTACK, json.dumps(aims))
@@ -191,19 +216,72 @@ def test_nothing_gets_out_but_through_the_gate(
         assert found[f"connect {target}"] in ("HTTP/1.1 403", "HTTP/1.1 400"), target
         assert found[f"get {target}"] in ("HTTP/1.1 403", "HTTP/1.1 400"), target
     assert found["capabilities"] == "0000000000000000 0000000000000000"
-    assert (found["no new privileges"], found["uid"], found["interfaces"]) == ("1", "1000", "lo")
+    assert (found["no new privileges"], found["uid"], found["interfaces"]) == (
+        "1", "1000", "lo watch",
+    )  # fmt: skip
     assert (found["tunnel"], found["proxy in a proxy"], found["allowed"]) == ("HTTP/1.1 200", "b''", "b'!'")
 
     assert outside() == []
     assert {address[1] for address in DIALLED} == {upstream}
     log = records(sandbox, ended)
     denied = [r for r in log if r["event"] == "blocked" or r.get("verdict") == "deny"]
+    past = [r for r in denied if "protocol" in r]
+    tried = {(r["protocol"], r["host"], r.get("port")) for r in past}
+    assert {(way, *aim) for way in ("tcp", "udp") for aim in addresses} <= tried
+    assert {("icmp", "192.0.2.7", None), ("udp", "255.255.255.255", 67)} <= tried
+    assert {r["name"] for r in past if r["kind"] == "look-up"} >= {*names}
+    kinds = {r["host"]: r["kind"] for r in past if r["kind"] != "look-up"}
+    assert {kinds[address] for address in (*gateways, neighbour)} == {"private address"}
+    assert kinds["169.254.169.254"] == "metadata service"
+    assert [r["state"] for r in log if r["event"] == "watch"] == ["on", "off"]
+    denied = [r for r in denied if "protocol" not in r]
     assert len(denied) == 2 * len(targets) + 1  # and the tunnel inside the tunnel
     assert {"metadata service", "private address", "raw address", "malformed", "host", "server name"} <= {
         r["kind"] for r in denied
     }
     assert not [r for r in log if r["event"] == "lookup"]
     assert [d.host for d in ended.report.destinations] == ["api.example"]
+
+
+FLOOD = """
+import socket
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as link:
+    for number in range(50_000):
+        link.sendto(b"x", (f"8.{number % 200}.{number % 199}.8", 1 + number % 60_000))
+"""
+
+
+def test_a_flood_past_the_gate_is_counted_and_fills_no_log(sandbox: Sandbox) -> None:
+    ended = contain(sandbox, "", "python3", "-c", FLOOD, task="flood")
+    assert ended.code == 0
+    found = records(sandbox, ended, "flood")
+    assert len(found) < 1500
+    assert sum(one.times for one in ended.report.blocked) == 50_000
+
+
+UNWATCHED = """
+import json, socket
+found = [" ".join(name for _, name in socket.if_nameindex())]
+for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+    with socket.socket(socket.AF_INET, kind) as link:
+        try:
+            link.connect(("192.0.2.1", 443))
+        except OSError as error:
+            found.append(error.strerror)
+print(json.dumps(found))
+"""
+
+
+def test_without_a_watch_there_is_no_way_either(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("imagegen.engines.watch._DEVICE", "/dev/net/none")
+    ended = contain(sandbox, "", "python3", "-c", UNWATCHED, task="unwatched")
+    told = capfd.readouterr()
+    assert "is not recorded here" in told.err
+    assert json.loads(told.out) == ["lo", "Network is unreachable", "Network is unreachable"]
+    assert [r.get("state") for r in records(sandbox, ended, "unwatched")] == [None, "none", None]
+    assert left_behind(sandbox, "unwatched") == []
 
 
 def test_clients_in_the_sandbox_use_the_mirror(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
@@ -249,7 +327,8 @@ def test_two_runs_add_to_one_log(sandbox: Sandbox) -> None:
     second = contain(sandbox, "", "false", task="twice")
     assert (first.code, second.code) == (0, 1)
     found = records(sandbox, second, "twice")
-    assert [r["event"] for r in found] == ["start", "stop", "start", "stop"]
+    once = ["start", "watch", "watch", "stop"]
+    assert [r["event"] for r in found] == [*once, *once]
     records(sandbox, first, "twice")
 
 
