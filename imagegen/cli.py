@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
@@ -41,6 +41,16 @@ NameArgument = Annotated[
 ]
 ConfigOption = Annotated[
     Path, typer.Option("--config", "-c", help="The configuration to use.", metavar="FILE", show_default=True)
+]
+SignKeyOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--sign-key",
+        help="Sign the evidence with this private key (PEM; Ed25519 or ECDSA).",
+        metavar="FILE",
+        envvar="LOCKSTOCK_SIGN_KEY",
+        show_default=False,
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the report as JSON on stdout.")]
 
@@ -84,6 +94,7 @@ def build(
             "--output", "-o", help="Where the image goes: docker, oci:DIR or tar:FILE.", metavar="PLACE"
         ),
     ] = None,
+    sign_key: SignKeyOption = None,
     config: ConfigOption = configuration.DEFAULT_FILE,
     as_json: JsonOption = False,
 ) -> None:
@@ -92,7 +103,7 @@ def build(
     An image whose content stands already is not built again.
     """
     place = _output(engine, output)
-    loaded, spec = _load(config, name)
+    loaded, spec = _load(config, name, sign_key)
     with live() as progress:
         built = directing.build_with(loaded, spec, engine, place, progress)
     if as_json:
@@ -112,6 +123,7 @@ def push(
         list[str] | None,
         typer.Option(help="One more tag; {name} and {version} are filled in. May be repeated."),
     ] = None,
+    sign_key: SignKeyOption = None,
     config: ConfigOption = configuration.DEFAULT_FILE,
     as_json: JsonOption = False,
 ) -> None:
@@ -119,11 +131,12 @@ def push(
 
     Prints the references with their digests, and notes them in images.lock beside lockstock.toml.
     """
-    loaded, spec = _load(config, name)
+    loaded, spec = _load(config, name, sign_key)
     targets = [Reference.parse(text) for text in references]
     layout = directing.direct_engine(loaded).layout
     with live() as progress:
         plan, image = directing.find_built(loaded, spec, progress)
+        directing.sign(loaded, spec, image)
         tags = [tags_of(target, tag or (), plan) for target in targets]
         pushed = [
             pushing.push(image, layout, target, names, progress)
@@ -245,9 +258,10 @@ def _output(engine: Engine, text: str | None) -> directing.Output | None:
     return output
 
 
-def _load(config: Path, name: str) -> tuple[Config, ImageSpec]:
+def _load(config: Path, name: str, sign_key: Path | None = None) -> tuple[Config, ImageSpec]:
     loaded = configuration.load(config)
     spec = find_image(loaded, name)
+    spec = replace(spec, sign=sign_key or spec.sign)
     for file in building.outdated_locks(loaded, spec):
         say(f"note: {file} has changed since the last `mirror refresh`; the image gets what was stocked then")
     return loaded, spec

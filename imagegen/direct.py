@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -54,6 +55,7 @@ def build(config: Config, spec: ImageSpec, output: Output | None, progress: Prog
     own image layout in any case. Raises UnsupportedError where a plan needs a container.
     """
     started = time.monotonic()
+    signer = _signer(spec)
     if not isinstance(spec.base, DebianBase):
         raise UnsupportedError(
             f"the direct engine builds on debian: bases only, not on {spec.base}", where=spec.name
@@ -66,6 +68,7 @@ def build(config: Config, spec: ImageSpec, output: Output | None, progress: Prog
     fresh = image is None or not engine.layout.referrers(image.digest)
     if image is None or fresh:
         image = _assemble(config, engine, draft, progress)
+    signer(engine, image)
     place, size = _deliver(engine, draft, image, output, progress)
     return Built(
         plan=draft.plan,
@@ -93,6 +96,32 @@ def find_built(config: Config, spec: ImageSpec, progress: Progress) -> tuple[Ima
             hint=f"run `imagegen build {spec.name} --engine oci`",
         )
     return plan, image
+
+
+def sign(config: Config, spec: ImageSpec, image: Image) -> None:
+    """Sign the evidence of an image that stands with the key of its spec, if that names one.
+
+    Raises SigningKeyError, and EvidenceError where it has no evidence.
+    """
+    _signer(spec)(direct_engine(config), image)
+
+
+def _signer(spec: ImageSpec) -> Callable[[DirectEngine, Image], None]:
+    """Read the key at once: a wrong one is found before anything is built."""
+    if spec.sign is None:
+        return lambda engine, image: None
+    from imagegen.attestation import signatures  # cryptography takes long to import
+    from imagegen.signing import load_signing_key
+
+    key = load_signing_key(spec.sign)
+
+    def attach(engine: DirectEngine, image: Image) -> None:
+        held = engine.layout.referrers(image.digest)
+        fresh = [one for one in signatures(image.subject, held, key) if one not in held]
+        if fresh:
+            engine.attach(fresh)
+
+    return attach
 
 
 def _assemble(config: Config, engine: DirectEngine, draft: Draft, progress: Progress) -> Image:
@@ -159,11 +188,17 @@ def build_with(
     `auto` is the direct engine, and the Docker engine for what that cannot do.
     """
     if engine == DOCKER:
-        return building.build(config, spec, DockerEngine(), progress)
+        return _build_in_docker(config, spec, progress)
     try:
         return build(config, spec, output, progress)
     except UnsupportedError as error:
         if engine != "auto" or (output and output.kind != DOCKER):
             raise
         say(f"note: {error}; building with the Docker engine")
+    return _build_in_docker(config, spec, progress)
+
+
+def _build_in_docker(config: Config, spec: ImageSpec, progress: Progress) -> Built:
+    if spec.sign:
+        say("note: nothing is signed: only images of the direct engine carry evidence")
     return building.build(config, spec, DockerEngine(), progress)

@@ -54,7 +54,9 @@ class ImageSpec:
     """An image to build.
 
     `project` is the folder its checks run in, `skip_imports` are modules that verify leaves alone,
-    `layers` is how many layers it may have at most; modules are byte-compiled where `compile` says so.
+    `layers` is how many layers it may have at most; modules are byte-compiled where `compile` says so,
+    and with `install` node_modules are there already. `sign` is the file of a private key, which may
+    not be there where nothing is built.
     """
 
     name: str
@@ -68,6 +70,8 @@ class ImageSpec:
     skip_imports: tuple[str, ...] = ()
     layers: int = DEFAULT_BUDGET
     compile: bool = True
+    install: bool = False
+    sign: Path | None = None
 
 
 def load_images(config: Config) -> tuple[ImageSpec, ...]:
@@ -123,6 +127,8 @@ def _image(name: str, table: Table, config: Config) -> ImageSpec:
         skip_imports=table.strings("skip_imports", ()),
         layers=_budget(table),
         compile=table.boolean("compile", default=True),
+        install=table.boolean("install", default=False),
+        sign=folder / key if (key := table.string("sign", None)) else None,
     )
     table.finish()
     return spec
