@@ -9,6 +9,7 @@ from html import escape
 from typing import Any
 
 Record = Mapping[str, Any]
+_SHOWN = 5
 OTHERS = "(others)"
 """What stands for the targets of denials that were too many and too different to be written down."""
 
@@ -131,17 +132,20 @@ def missing(records: Iterable[Record]) -> tuple[Missing, ...]:
 
 
 def summary(report: Touched) -> str:
-    """Say in one line what was reached and what was blocked."""
-    hosts = sorted({one.host for one in report.destinations})
+    """Say in one line what was reached and what was blocked, the most frequent first."""
+    hosts = ", ".join(sorted({one.host for one in report.destinations})) or "no host outside"
     files = len({one.sha256 for one in report.packages})
-    denied = Counter({one.kind: 0 for one in report.blocked})
+    kinds: Counter[tuple[str, str]] = Counter()
     for one in report.blocked:
-        denied[one.kind] += one.times
-    told = ", ".join(f"{times} {kind}" for kind, times in sorted(denied.items())) or "nothing"
-    reached = ", ".join(hosts) or "no host outside"
-    return (
-        f"reached {reached}; {files} package file{'s' if files != 1 else ''} from the mirror; blocked {told}"
+        kinds[(one.target, one.kind)] += one.times
+    shown = [f"{target or 'a request'} ({kind})" for (target, kind), _ in kinds.most_common(_SHOWN)]
+    rest = [f"and {len(kinds) - len(shown)} more"] if len(kinds) > len(shown) else []
+    total = kinds.total()
+    attempts = (
+        f"{total} attempt{'s' if total != 1 else ''}: {', '.join([*shown, *rest])}" if total else "nothing"
     )
+    served = f"{files} package file{'s' if files != 1 else ''} from the mirror"
+    return f"reached {hosts}; {served}; blocked {attempts}"
 
 
 def to_html(report: Touched, proof: str) -> str:

@@ -9,25 +9,57 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import signal
 import sys
+from collections.abc import Callable
+from typing import ClassVar
 
 _CHUNK = 65536
+_SAID = 50
+# What a gate answers, as mirror/gate/core.py writes it.
+_REFUSED = re.compile(rb"HTTP/1\.1 [45][0-9]{2} (lockstock: [ -~]+)\r\n")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Move bytes one way until their end, and hand that on, too."""
+class _Ear:
+    """Hears whether a tunnel was asked for and refused, and says why: curl and git tell the status alone."""
+
+    said: ClassVar[set[str]] = set()
+
+    def __init__(self) -> None:
+        self._tunnel = False
+
+    def asked(self, data: bytes) -> None:
+        self._tunnel = data.startswith(b"CONNECT ")
+
+    def answered(self, data: bytes) -> None:
+        refused = _REFUSED.match(data) if self._tunnel else None
+        if refused and len(self.said) < _SAID and (reason := refused[1].decode()) not in self.said:
+            self.said.add(reason)
+            print(reason, file=sys.stderr, flush=True)
+
+
+async def _pump(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, hear: Callable[[bytes], None]
+) -> None:
+    """Move bytes one way until their end, and hand that on, too; `hear` is given the first of them."""
     try:
         while True:
             data = await reader.read(_CHUNK)
             if not data:
                 break
+            hear(data)
+            hear = _deaf
             writer.write(data)
             await writer.drain()
         writer.write_eof()
     except OSError:
         writer.transport.abort()
+
+
+def _deaf(data: bytes) -> None:
+    """Hear nothing."""
 
 
 async def main(socket: str, port: int, command: list[str]) -> int:
@@ -39,8 +71,9 @@ async def main(socket: str, port: int, command: list[str]) -> int:
         except OSError:
             writer.transport.abort()
             return
+        ear = _Ear()
         try:
-            await asyncio.gather(_pump(reader, outer), _pump(inner, writer))
+            await asyncio.gather(_pump(reader, outer, ear.asked), _pump(inner, writer, ear.answered))
         finally:
             outer.close()
             writer.close()

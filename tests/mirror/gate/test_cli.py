@@ -299,7 +299,15 @@ PIP = [sys.executable, "-m", "pip", "--isolated", "download", "-v", "--retries=1
         (["curl", "-sS", "http://other.example/"], "other.example is not in the policy"),
         (["curl", "-sSv", "https://other.example/"], "other.example is not in the policy"),
         (["git", "ls-remote", "http://other.example/x.git"], "other.example is not in the policy"),
-        (["git", "ls-remote", "https://other.example/x.git"], "403"),  # all that git tells of a proxy
+        # Of a proxy these two tell the status alone: the forwarder says the rest.
+        (
+            ["curl", "-sS", "https://other.example/"],
+            "\nlockstock: other.example is not in the policy (policy",
+        ),
+        (
+            ["git", "ls-remote", "https://other.example/x.git"],
+            "\nlockstock: other.example is not in the policy",
+        ),
         pytest.param(
             ["npm", "view", "thing", "--registry=https://other.example/", "--fetch-retries=0"],
             "other.example is not in the policy",
@@ -309,7 +317,14 @@ PIP = [sys.executable, "-m", "pip", "--isolated", "download", "-v", "--retries=1
 )
 def test_clients_show_why_they_are_denied(serving: Path, command: list[str], told: str) -> None:
     ended = through_forwarder(serving, *command)
-    assert told in ended.stdout + ended.stderr
+    assert told in f"\n{ended.stdout}\n{ended.stderr}"
+
+
+def test_a_reason_is_said_once(serving: Path) -> None:
+    script = "for i in 1 2 3; do curl -sS https://other.example/; done; curl -sS https://else.example/"
+    told = through_forwarder(serving, "sh", "-c", script).stderr
+    assert told.count("lockstock: other.example is not in the policy") == 1
+    assert told.count("lockstock: else.example is not in the policy") == 1
 
 
 def test_the_forwarder_gives_the_exit_code(tmp_path: Path) -> None:

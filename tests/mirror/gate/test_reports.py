@@ -182,7 +182,8 @@ def test_what_a_task_touched() -> None:
         ("host", "no.example:443"), ("malformed", "<script>alert(1)</script>"),
     }  # fmt: skip
     assert summary(report) == (
-        "reached a.example; 1 package file from the mirror; blocked 1 host, 1 malformed"
+        "reached a.example; 1 package file from the mirror; "
+        "blocked 2 attempts: no.example:443 (host), <script>alert(1)</script> (malformed)"
     )
     assert summary(touched("nobody", a_history())).startswith("reached no host outside; 0 package files")
 
