@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from imagegen import cli_bases
+from imagegen import cli_bases, cli_evidence
 from imagegen.cli import app
 from mirror.console import run
 
 app.add_typer(cli_bases.commands)
+app.add_typer(cli_evidence.commands)
 
 
 def main() -> None:

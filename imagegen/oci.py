@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imagegen.layers import MEDIA_TYPE, Layer
+from imagegen.layers import Layer
 from imagegen.plan import WORKSPACE, ImagePlan
 from imagegen.referrers import EMPTY, MANIFEST_TYPE, Referrer, Subject, blob_digest
 from mirror.store import write_atomically
@@ -21,6 +22,7 @@ REFERENCE = "org.opencontainers.image.ref.name"
 EPOCH = 315532800
 CREATED = "1980-01-01T00:00:00Z"
 LAYOUT_FILE = b'{"imageLayoutVersion":"1.0.0"}'
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -128,12 +130,18 @@ class ImageLayout:
 
     def _oldest(self, names: Sequence[str], listed: Mapping[str, Any], keep: int) -> list[str]:
         """Give the names beyond the newest, by when their manifests were written."""
+        digests = {name: str(listed[name]["digest"]) for name in names}
+        return sorted(names, key=lambda name: (self._written(digests[name]), name), reverse=True)[keep:]
 
-        def written(name: str) -> tuple[int, str]:
-            manifest = self.blob(str(listed[name]["digest"]))
-            return (manifest.stat().st_mtime_ns if manifest.exists() else 0, name)
+    def newest(self, names: Iterable[str]) -> str | None:
+        """Give the name whose manifest was written last, if it is one of these."""
+        listed = self.names()
+        held = [name for name in names if name in listed]
+        return max(held, key=lambda name: (self._written(listed[name]), name), default=None)
 
-        return sorted(names, key=written, reverse=True)[keep:]
+    def _written(self, digest: str) -> int:
+        manifest = self.blob(digest)
+        return manifest.stat().st_mtime_ns if manifest.exists() else 0
 
     def find(self, name: str) -> Image | None:
         """Give the image of that name, if it and its layers are there."""
@@ -150,7 +158,10 @@ class ImageLayout:
         content = json.loads(manifest)
         config = self.blob(content["config"]["digest"]).read_bytes()
         pairs = zip(content["layers"], json.loads(config)["rootfs"]["diff_ids"], strict=True)
-        layers = tuple(Layer(digest=d["digest"], diff_id=diff_id, size=d["size"]) for d, diff_id in pairs)
+        layers = tuple(
+            Layer(digest=d["digest"], diff_id=diff_id, size=d["size"], media_type=d["mediaType"])
+            for d, diff_id in pairs
+        )
         whole = all(self.blob(layer.digest).stat().st_size == layer.size for layer in layers)
         return Image(manifest=manifest, config=config, layers=layers) if whole else None
 
@@ -170,13 +181,17 @@ class ImageLayout:
     def _artifacts(self) -> tuple[Referrer, ...]:
         """Give all artifacts that are listed and there; the damaged ones are passed over."""
         digests = sorted(str(entry.get("digest")) for entry in self._index() if "artifactType" in entry)
-        return tuple(found for digest in digests if (found := self._artifact(digest)))
+        return tuple(
+            found for digest in digests if _DIGEST.fullmatch(digest) and (found := self._artifact(digest))
+        )
 
     def _artifact(self, digest: str) -> Referrer | None:
         try:
             manifest = self.blob(digest).read_bytes()
-            found = Referrer(manifest=manifest, blob=self.blob(blob_digest(manifest)).read_bytes())
-            return found if found.subject and found.digest == digest else None
+            if digest_of(manifest) != digest or not _DIGEST.fullmatch(content := blob_digest(manifest)):
+                return None
+            found = Referrer(manifest=manifest, blob=self.blob(content).read_bytes())
+            return found if found.blob_digest == content and found.subject and found.artifact_type else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -244,7 +259,7 @@ def _config(plan: ImagePlan, layers: Sequence[Layer], architecture: str) -> dict
 
 
 def _descriptor(layer: Layer) -> dict[str, Any]:
-    return {"mediaType": MEDIA_TYPE, "digest": layer.digest, "size": layer.size}
+    return {"mediaType": layer.media_type, "digest": layer.digest, "size": layer.size}
 
 
 def _json(content: object) -> bytes:
