@@ -35,13 +35,14 @@ def mint(
     ] = False,
     config: ConfigOption = configuration.DEFAULT_FILE,
 ) -> None:
-    """Make a token for a task and print it."""
+    """Make a token for a task, write that down, and print it."""
     import time
 
     from mirror.gate.places import Upstreams
     from mirror.gate.policyfile import load_policy
     from mirror.gate.running import home_of, lock_digest
-    from mirror.gate.tokens import caveat
+    from mirror.gate.tokenlog import token_log
+    from mirror.gate.tokens import caveat, check_task
     from mirror.gate.tokens import mint as make
     from mirror.layout import Layout
 
@@ -52,14 +53,21 @@ def mint(
         caveats.append(caveat("policy", load_policy(policy, Upstreams(loaded)).digest))
     if locked:
         caveats.append(caveat("lock", lock_digest(Layout(loaded.root).snapshots.current())))
-    key = home_of(loaded).newest_key(now)
-    made = make(key.id, key.secret, task=task, expires=int(now) + _life(expires), caveats=tuple(caveats))
+    ends, home = int(now) + _life(expires), home_of(loaded)
+    check_task(task)
+    with token_log(home) as log:
+        key = home.newest_key(now)
+        made = make(key.id, key.secret, task=task, expires=ends, caveats=tuple(caveats))
+        log("mint", task, token=made.identifier, caveats=list(made.caveats))
     typer.echo(str(made))
 
 
 @token.command()
 def narrow(token_: TokenArgument, expires: ExpiresOption = "", operations: OperationsOption = "") -> None:
-    """Make a token that is good for less; needs no key, no mirror and no network."""
+    """Make a token that is good for less; needs no key, no mirror and no network.
+
+    A gate writes down the caveats of each token at its first use, and so this, too.
+    """
     import time
 
     from mirror.gate.tokens import caveat, parse
@@ -90,9 +98,20 @@ def revoke(
     config: ConfigOption = configuration.DEFAULT_FILE,
 ) -> None:
     """Take no token of a task any more; gates that run hold to it at once."""
+    from mirror.gate.errors import LogError
     from mirror.gate.running import home_of
+    from mirror.gate.tokenlog import token_log
+    from mirror.gate.tokens import check_task
 
-    home_of(configuration.load(config)).revoke(task)
+    home = home_of(configuration.load(config))
+    check_task(task)
+    try:
+        with token_log(home) as log:
+            home.revoke(task)
+            log("revoke", task)
+    except LogError:
+        home.revoke(task)  # a log that fails keeps nobody's token alive
+        raise
     say(f"the tokens of task {task} are revoked")
 
 
@@ -105,8 +124,12 @@ def rotate(
     import time
 
     from mirror.gate.running import home_of
+    from mirror.gate.tokenlog import token_log
 
-    key = home_of(configuration.load(config)).rotate(time.time(), _life(overlap))
+    home, kept = home_of(configuration.load(config)), _life(overlap)
+    with token_log(home) as log:
+        key = home.rotate(time.time(), kept)
+        log("rotate", key=key.id, overlap=kept)
     say(f"new tokens hang on key {key.id}; those of older keys are good for {overlap} more")
 
 

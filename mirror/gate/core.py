@@ -38,10 +38,11 @@ _TARGET_LIMIT = 200
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who asks: a task, and the identifier of the token that says so, where there is one."""
+    """Who asks: a task, and the identifier and caveats of the token that says so, where there is one."""
 
     task: str
     token: str = ""
+    caveats: tuple[str, ...] = ()
 
 
 Identify = Callable[[Head, str], Identity]

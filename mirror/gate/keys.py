@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
 import secrets
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,12 +49,14 @@ class GateHome:
         """Give the key that signs, made at first use. Raises GateError."""
         path = self.root / "log.key"
         try:
-            if not path.exists():
-                host = re.sub(r"[^a-z0-9.-]", "-", socket.gethostname().lower())
-                signer = Signer.generate(f"{host}/gate/{secrets.token_hex(4)}")
-                self._write_secret(path, signer.to_text() + "\n")
-                write_atomically(self.root / "log.vkey", f"{signer.verifier}\n".encode())
-            return Signer.parse(path.read_text(encoding="utf-8").strip())
+            with self._alone():
+                if not path.exists():
+                    host = re.sub(r"[^a-z0-9.-]", "-", socket.gethostname().lower())
+                    self._write_secret(path, Signer.generate(f"{host}/gate/{secrets.token_hex(4)}").to_text())
+                signer = Signer.parse(path.read_text(encoding="utf-8").strip())
+                if not (self.root / "log.vkey").exists():
+                    write_atomically(self.root / "log.vkey", f"{signer.verifier}\n".encode())
+            return signer
         except (OSError, NoteError) as error:
             raise GateError(f"the log's key cannot be used: {error}", where=str(path)) from error
 
@@ -89,12 +94,13 @@ class GateHome:
         """Make a new key; the ones before it are taken for `overlap` seconds more."""
         fresh = TokenKey(id=secrets.token_hex(4), secret=secrets.token_bytes(_KEY_BYTES))
         retired = int(now) + overlap
-        kept = [
-            TokenKey(id=k.id, secret=k.secret, retired=min(k.retired or retired, retired))
-            for k in self.token_keys(now)
-        ]
-        rows = [{"id": k.id, "secret": k.secret.hex(), "retired": k.retired} for k in (*kept, fresh)]
-        self._write_secret(self.root / "token.keys", json.dumps(rows, indent=1) + "\n")
+        with self._alone():
+            kept = [
+                TokenKey(id=k.id, secret=k.secret, retired=min(k.retired or retired, retired))
+                for k in self.token_keys(now)
+            ]
+            rows = [{"id": k.id, "secret": k.secret.hex(), "retired": k.retired} for k in (*kept, fresh)]
+            self._write_secret(self.root / "token.keys", json.dumps(rows, indent=1))
         return fresh
 
     def revoked(self) -> frozenset[str]:
@@ -107,16 +113,27 @@ class GateHome:
 
     def revoke(self, task: str) -> None:
         """Take the tokens of a task no more."""
-        tasks = sorted({*self.revoked(), task})
-        write_atomically(self.root / "revoked", "".join(f"{one}\n" for one in tasks).encode())
+        with self._alone():
+            tasks = sorted({*self.revoked(), task})
+            write_atomically(self.root / "revoked", "".join(f"{one}\n" for one in tasks).encode())
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Let no other process change what lies here for the block; the kernel ends it if this one dies."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        folder = os.open(self.root, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(folder)
 
     def _write_secret(self, path: Path, text: str) -> None:
-        self.root.mkdir(parents=True, exist_ok=True)
         fresh = path.with_suffix(".new")
         fresh.unlink(missing_ok=True)
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
-            file.write(text)
+            file.write(f"{text}\n")
             file.flush()
             os.fsync(descriptor)
         fresh.rename(path)

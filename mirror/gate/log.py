@@ -23,6 +23,7 @@ from mirror.store import sync_folder
 EVERY = 256
 _DRIFT = 60.0
 _SETTLED = 5.0
+_LOOK = 0.05
 
 Clock = Callable[[], float]
 
@@ -43,8 +44,12 @@ class Log:
         clock: Clock = time.time,
         steady: Clock = lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
         on_checkpoint: Callable[[str], object] = lambda _: None,
+        wait: float = 0,
     ) -> None:
-        """Open or make it; what a killed writer left torn is cut off, and said. Raises LogError."""
+        """Open or make it; what a killed writer left torn is cut off, and said. Raises LogError.
+
+        Where another writes it, `wait` seconds are given to that one to end.
+        """
         self.path = path
         self.failed = False
         self.note = ""
@@ -54,7 +59,7 @@ class Log:
         self._on_checkpoint = on_checkpoint
         self._sealed = 0
         self._last = 0.0
-        self._file = self._lock()
+        self._file = self._lock(wait)
         try:
             torn = self._recover()
             self._offset = self._clock() - self._steady()
@@ -119,18 +124,19 @@ class Log:
         """The number of records."""
         return self._tree.size
 
-    def _lock(self) -> int:
+    def _lock(self, wait: float) -> int:
         """Open the file as its only writer; the kernel lets go of it when this process dies."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
         except OSError as error:
             raise LogError(f"cannot be written: {error.strerror}", where=str(self.path)) from error
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(file)
-            raise LogError("another gate writes this log", where=str(self.path)) from None
+        until = time.monotonic() + wait
+        while not _locked(file):
+            if time.monotonic() >= until:
+                os.close(file)
+                raise LogError("another process writes this log", where=str(self.path))
+            time.sleep(_LOOK)
         return file
 
     def _recover(self) -> int:
@@ -179,6 +185,14 @@ class Log:
         """Write all of it, or nothing that looks whole: a line counts by its newline."""
         while data:
             data = data[os.write(file, data) :]
+
+
+def _locked(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _timestamp(seconds: float) -> str:

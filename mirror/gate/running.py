@@ -26,6 +26,7 @@ from mirror.gate.log import Log
 from mirror.gate.packages import Shelf
 from mirror.gate.policy import Policy, unmet
 from mirror.gate.server import Gate
+from mirror.gate.tokenlog import TOKENS
 from mirror.gate.tokens import Context, parse, pick, verify
 from mirror.layout import Layout
 from mirror.snapshot import LockRecord, Snapshot
@@ -61,6 +62,8 @@ async def open_gate(
     """Run a gate for the block; its log is sealed after it. Raises PolicyError, LogError and GateError."""
     if broken := unmet(policy):
         raise PolicyError(f"[expect] does not hold: {broken[0]}", where=policy.name)
+    if door.task == TOKENS:
+        raise GateError("a task may not be called so: it is the name of the log of tokens", where=door.task)
     home, layout = home_of(config), Layout(config.root)
     snapshot = layout.snapshots.current()
     settings = Settings(
@@ -159,7 +162,7 @@ def asker(home: GateHome, policy: Policy, lock: str) -> Identify:
         keys = {key.id: key.secret for key in home.token_keys(now)}
         context = Context(now=now, operation=operation, lock=lock, policy=digest, revoked=home.revoked())
         token = parse(text)
-        return Identity(verify(token, keys, context), token.identifier)
+        return Identity(verify(token, keys, context), token.identifier, token.caveats)
 
     return identify
 

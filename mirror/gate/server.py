@@ -23,6 +23,7 @@ from mirror.gate.watch import Watch
 
 _CHUNK = 256 * 1024
 _BACKLOG = 1024
+_KNOWN = 4096
 _LINGER = 1.0
 _LINGER_BYTES = 1 << 18
 
@@ -37,7 +38,7 @@ class Gate:
         self._settings = settings
         self._task = task
         self._identify = identify or (lambda head, operation: Identity(task))
-        self._tokens: set[str] = set()
+        self._known: set[Identity] = set()
         self._servers: list[asyncio.Server] = []
         self._clients: set[asyncio.Task[None]] = set()
         self.watch = Watch(self.core, task)
@@ -161,9 +162,11 @@ class Gate:
         except (TokenError, GateError) as error:
             self.core.record_denied("blocked", self._task, kind=Kind.TOKEN.value, reason=error.reason)
             raise Denied(deny(Kind.TOKEN, error.reason, "token", "a token: `mirror token mint`")) from error
-        if who.token and who.token not in self._tokens:
-            self._tokens.add(who.token)
-            self.core.record("token", who.task, token=who.token)
+        if who.token and who not in self._known:
+            if len(self._known) >= _KNOWN:
+                self._known.clear()  # they are written down again, then
+            self._known.add(who)
+            self.core.record("token", who.task, action="use", token=who.token, caveats=list(who.caveats))
         return Exchange(task=who.task, head=head, request=request, reader=reader, writer=writer)
 
     async def _serve(self, exchange: Exchange) -> bool:

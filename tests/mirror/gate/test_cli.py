@@ -62,6 +62,13 @@ def call(*arguments: str, stdin: str = "") -> str:
     return result.stdout
 
 
+def stderr_of(*arguments: str) -> str:
+    """Run a command in this process and give what it says."""
+    result = CliRunner().invoke(app, list(arguments))
+    assert result.exit_code == 0, result.output
+    return result.stderr
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -226,6 +233,26 @@ def test_tokens_from_mint_to_revocation(project: Path) -> None:
     home = GateHome(project / ".lockstock" / "gate")
     assert home.revoked() == {"build-7"}
     assert len(home.token_keys(time.time())) == 2
+    log = project / ".lockstock" / "gate" / "logs" / "tokens.jsonl"
+    assert "verified 3 records" in stderr_of("audit", "verify", str(log))
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [event["action"] for event in events] == ["mint", "rotate", "revoke"]
+    assert events[0]["caveats"] == list(parse(made).caveats)
+    assert made not in log.read_text()
+    log.write_text(log.read_text().replace("build-7", "build-8"))
+    with pytest.raises(LockstockError, match="not those that were signed"):
+        call("audit", "verify", str(log))
+
+
+def test_a_broken_log_stops_minting_and_no_revocation(project: Path) -> None:
+    call("token", "mint", "build-7")
+    log = project / ".lockstock" / "gate" / "logs" / "tokens.jsonl"
+    log.write_text(log.read_text().replace("build-7", "build-8"))
+    with pytest.raises(LockstockError, match="not what was signed"):
+        call("token", "mint", "build-7")
+    with pytest.raises(LockstockError, match="not what was signed"):
+        call("token", "revoke", "build-7")
+    assert GateHome(project / ".lockstock" / "gate").revoked() == {"build-7"}
 
 
 @pytest.mark.parametrize(
@@ -233,7 +260,9 @@ def test_tokens_from_mint_to_revocation(project: Path) -> None:
     [
         ["token", "inspect", "nonsense"], ["token", "mint", "A B"],
         ["token", "mint", "x", "--expires", "soon"],
-        ["token", "mint", "x", "--operations", "all"], ["gate", "serve", "--policy", "test-run"],
+        ["token", "mint", "x", "--operations", "all"], ["token", "revoke", "a b"],
+        ["gate", "serve", "--policy", "test-run", "--task", "tokens", "--socket", "s"],
+        ["gate", "serve", "--policy", "test-run"],
         ["gate", "serve", "--policy", "test-run", "--socket", "x"],
         ["gate", "serve", "--policy", "test-run", "--listen", "x"],
         ["gate", "serve", "--policy", "none.toml", "--listen", "127.0.0.1:0"],

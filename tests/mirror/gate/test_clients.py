@@ -165,6 +165,7 @@ async def test_a_narrowed_token_and_a_proxy_login(site: Site) -> None:
     url = f"http://127.0.0.1:{site.port}/simple/alpha/"
     code, told = await site.call("curl", "-sS", "--noproxy", "*", "-u", f"x:{token}", url)
     assert "not for this operation" in told
+    assert site.records("token") == []
     proxy = f"http://x:{token}@127.0.0.1:{site.port}"
     code, told = await site.call("curl", "-sSv", "https://docs.example/", https_proxy=proxy)
     assert code != 0
@@ -172,5 +173,8 @@ async def test_a_narrowed_token_and_a_proxy_login(site: Site) -> None:
     assert token not in site.log.path.read_text()
     code, told = await site.call("git", "ls-remote", "https://docs.example/x.git", https_proxy=proxy)
     assert "403" in told
+    (used,) = site.records("token")  # at its first use, with what it was narrowed by
+    assert (used["action"], used["task"]) == ("use", "ci")
+    assert "operations = tunnel" in str(used["caveats"])
     denied = [record for record in site.records("decision") if record["verdict"] == "deny"]
     assert {record["host"] for record in denied} == {"docs.example"}

@@ -65,7 +65,7 @@ def test_it_goes_on_where_it_ended(path: Path) -> None:
 
 def test_only_one_writes(path: Path) -> None:
     log = Log(path, SIGNER)
-    with pytest.raises(LogError, match="another gate"):
+    with pytest.raises(LogError, match="another process"):
         Log(path, SIGNER)
     log.close()
     Log(path, SIGNER).close()

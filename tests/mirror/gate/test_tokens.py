@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import base64
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirror.gate.errors import GateError, TokenError
+from mirror.gate import audit
+from mirror.gate.errors import GateError, LogError, TokenError
 from mirror.gate.keys import GateHome
+from mirror.gate.note import Verifier
+from mirror.gate.tokenlog import TOKENS, token_log
 from mirror.gate.tokens import PREFIX, Context, Token, caveat, mint, narrow, parse, pick, verify
 
 KEYS = {"k1": b"1" * 32, "k2": b"2" * 32}
@@ -214,3 +219,43 @@ def test_damaged_keys_are_an_error(tmp_path: Path) -> None:
         home.signer()
     with pytest.raises(GateError):
         home.token_keys(0)
+
+
+def events(home: GateHome) -> list[dict[str, Any]]:
+    """Give the events of the log of tokens, which must verify and be sealed."""
+    found: list[dict[str, Any]] = []
+    known = home.verifier()
+    verified = audit.verify(
+        home.log(TOKENS), Verifier(f"{known.name}/{TOKENS}", known.public), each=found.append
+    )
+    assert verified.unsealed == 0
+    return found
+
+
+def test_token_events_wait_for_each_other(tmp_path: Path) -> None:
+    home = GateHome(tmp_path)
+
+    def one(number: int) -> None:
+        with token_log(home) as log:
+            home.revoke(f"t{number}")
+            log("revoke", f"t{number}")
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(one, range(24)))
+    tasks = {f"t{number}" for number in range(24)}
+    assert {event["task"] for event in events(home)} == home.revoked() == tasks
+
+
+def test_a_log_of_tokens_that_is_not_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mirror.gate.tokenlog._WAIT", 0.1)
+    home = GateHome(tmp_path)
+    with token_log(home), pytest.raises(LogError, match="another process writes"), token_log(home):
+        pytest.fail("it opened")
+
+
+def test_many_at_once_make_one_key(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        made = set(pool.map(lambda _: GateHome(tmp_path).signer().to_text(), range(24)))
+    assert len(made) == 1
+    (tmp_path / "log.vkey").unlink()  # as a kill between the two leaves it
+    assert GateHome(tmp_path).signer().verifier == GateHome(tmp_path).verifier()
