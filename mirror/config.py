@@ -23,6 +23,8 @@ DEFAULT_FILE = Path("lockstock.toml")
 DEFAULT_PORT = 3141
 BUILD_SUFFIX = ":build"
 TOOLS = ":tools"
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
+_PREFIX = re.compile(r"(?:[A-Za-z0-9_-][A-Za-z0-9._-]*/?)*")
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?")
 
 
@@ -71,6 +73,24 @@ class UpstreamSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectStoreSpec:
+    """A bucket to publish to, below `prefix`. What is None is what the standard AWS configuration says.
+
+    `url` is where clients find what is below the prefix.
+    """
+
+    bucket: str
+    prefix: str = ""
+    endpoint: str | None = None
+    url: str | None = None
+
+    @property
+    def place(self) -> str:
+        """Name it in a message."""
+        return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HookSpec:
     """Shell commands to run when a refresh failed, and when it changed what is served."""
 
@@ -97,6 +117,7 @@ class Config:
     locks: tuple[LockSpec, ...]
     upstreams: tuple[UpstreamSpec, ...]
     hooks: HookSpec = field(default_factory=HookSpec)
+    object_store: ObjectStoreSpec | None = None
 
 
 def load(file: Path) -> Config:
@@ -137,6 +158,9 @@ def _config(file: Path, document: Table) -> Config:
         ),
         upstreams=tuple(map(_upstream, document.tables("upstream"))),
         hooks=_hooks(document.table("hooks")),
+        object_store=_object_store(document.table("object_store"))
+        if "object_store" in document.value
+        else None,
     )
     mirror.finish()
     document.finish()
@@ -276,6 +300,30 @@ def _hooks(table: Table) -> HookSpec:
     hooks = HookSpec(on_failure=table.string("on_failure", None), on_change=table.string("on_change", None))
     table.finish()
     return hooks
+
+
+def _object_store(table: Table) -> ObjectStoreSpec:
+    spec = ObjectStoreSpec(
+        bucket=table.string("bucket"),
+        prefix=table.string("prefix", "").strip("/"),
+        endpoint=table.parsed("endpoint", _open_url),
+        url=table.parsed("url", _open_url),
+    )
+    table.finish()
+    for key, value, form in (("bucket", spec.bucket, _BUCKET), ("prefix", spec.prefix, _PREFIX)):
+        if not form.fullmatch(value):
+            raise table.fault(key, "has characters that do not belong there")
+    return spec
+
+
+def _open_url(text: str) -> str:
+    """Check an http or https URL that is shown to anybody, and so may hold no secret."""
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
+        raise ValueError("must be an http or https URL")
+    if parts.username is not None:
+        raise ValueError("may not carry credentials: they are those of the AWS configuration")
+    return text.rstrip("/")
 
 
 def _upstream(table: Table) -> UpstreamSpec:

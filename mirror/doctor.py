@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lockfiles.errors import LockstockError
+from lockfiles.model import Ecosystem
 from mirror import config as configuration
-from mirror.config import Config
+from mirror.config import Config, ObjectStoreSpec
 from mirror.layout import Layout
 from mirror.publish import devpi, devpi_server
 from mirror.status import read_status
@@ -61,6 +62,8 @@ def examine(file: Path) -> Iterator[Finding]:
     yield from _disk(layout)
     yield from _upstreams(config)
     yield _devpi(config, layout)
+    if config.object_store:
+        yield _object_store(config.object_store, layout)
     yield _docker()
     yield from _refreshes(layout)
 
@@ -179,6 +182,28 @@ def _devpi(config: Config, layout: Layout) -> Finding:
         hint = error.hint if isinstance(error, LockstockError) else f"move {layout.devpi} away and refresh"
         return _failed("devpi", str(error), hint)
     return _fine("devpi", f"served on port {config.port}" if up else "not running; `mirror serve` starts it")
+
+
+def _object_store(spec: ObjectStoreSpec, layout: Layout) -> Finding:
+    """Look whether the store is reached, shows what is served here, and shows it to clients."""
+    import httpx
+
+    from mirror.publish.object_store import shown
+
+    try:
+        names = shown(spec)
+        current = layout.snapshots.readable()
+        if current and names != {artifact.name for artifact in current.of_ecosystem(Ecosystem.PYPI)}:
+            message = f"{spec.place} shows other packages than this mirror does"
+            return _warning("object store", message, "run `mirror publish`")
+        if names is not None and spec.url:
+            httpx.get(f"{spec.url}/simple/index.json", timeout=10).raise_for_status()
+    except LockstockError as error:
+        return _failed("object store", str(error), error.hint)
+    except httpx.HTTPError as error:
+        hint = "let clients read the bucket, or look at what stands in front of it and at `url`"
+        return _failed("object store", f"clients cannot read it: {error}".splitlines()[0], hint)
+    return _fine("object store", f"{spec.place} is reached" + ("" if names is not None else "; it is empty"))
 
 
 def _docker() -> Finding:

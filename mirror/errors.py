@@ -98,3 +98,9 @@ class UnhealthyError(LockstockError):
 
     exit_code = 36
     usual_hint = "each finding above says what to do"
+
+
+class ObjectStoreError(LockstockError):
+    """The object store cannot be reached, or refuses what is published."""
+
+    exit_code = 71

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from mirror.config import Config
+from mirror.config import Config, ObjectStoreSpec
+from mirror.console import human_size, plural, say
 from mirror.layout import Layout
 from mirror.publish import devpi, devpi_server, simple
 from mirror.snapshot import Snapshot
@@ -13,8 +14,8 @@ from mirror.snapshot import Snapshot
 def deliver(config: Config, name: str, snapshot: Snapshot) -> None:
     """Publish a snapshot, and see that clients get it.
 
-    The caller holds the mirror. Doing it again does nothing. Raises RegistryError, DiskFullError;
-    clients see what they saw before then.
+    The caller holds the mirror. Doing it again does nothing. Raises RegistryError, DiskFullError,
+    ObjectStoreError; clients see what they saw before then, where it was not brought to yet.
     """
     layout = Layout(config.root)
     published = devpi.publish(layout.devpi, name, snapshot, layout.store)
@@ -25,12 +26,32 @@ def deliver(config: Config, name: str, snapshot: Snapshot) -> None:
 
         with devpi_server.start(layout.devpi, config.port) as server:
             check_index(server.index_url, snapshot)
+    if config.object_store:
+        _send(layout, name, config.object_store)
+
+
+def _send(layout: Layout, name: str, spec: ObjectStoreSpec) -> None:
+    from mirror.publish import object_store  # few have one, and a run with no changes takes milliseconds
+
+    if sent := object_store.publish(layout, name, spec):
+        say(
+            f"{spec.place}: {plural(sent.files, 'file')}, {human_size(sent.size)}, and "
+            f"{plural(sent.pages, 'page')} sent; {plural(sent.deleted, 'object')} deleted"
+        )
 
 
 def withdraw(layout: Layout, keep: Collection[str]) -> None:
     """Take away what was published of all snapshots but those named. Raises RegistryError."""
     devpi.prune(layout.devpi, keep)
     simple.prune(layout, keep)
+
+
+def forget(layout: Layout) -> None:
+    """Let the next delivery look at what is there, in place of the notes of the last one."""
+    from mirror.publish import object_store
+
+    devpi.forget(layout.devpi)
+    object_store.forget(layout)
 
 
 def index_url(port: int) -> str:

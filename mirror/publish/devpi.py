@@ -98,6 +98,11 @@ def prune(folder: Path, keep: Collection[str]) -> tuple[str, ...]:
     return removed
 
 
+def forget(folder: Path) -> None:
+    """Let the next publishing look what is there, and mend it."""
+    _memory(folder).unlink(missing_ok=True)
+
+
 def init(folder: Path) -> None:
     """Make an empty registry in `folder` if there is none: its secrets, users and stable index."""
     server = server_folder(folder)

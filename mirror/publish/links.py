@@ -11,7 +11,7 @@ from pathlib import Path
 from mirror.publish import devpi
 
 PREFIX = 16  # as many digits of the sha256 as every folder's name tells
-_TEMPORARY = "-tmp"  # devpi's own mark, which the sweepers know
+TEMPORARY = "-tmp"  # devpi's own mark, which the sweepers know
 
 
 def published(root: Path) -> Iterator[tuple[Path, str | None]]:
@@ -21,7 +21,7 @@ def published(root: Path) -> Iterator[tuple[Path, str | None]]:
     """
     devpis = devpi.server_folder(root / "devpi") / "+files" / devpi.USER
     for path in (*sorted(devpis.glob("*/+f/*/*/*")), *sorted((root / "tree").glob("[0-9]*/files/*/*/*"))):
-        if path.suffix != ".metadata" and not path.name.endswith(_TEMPORARY):
+        if path.suffix != ".metadata" and not path.name.endswith(TEMPORARY):
             yield path, (path.parent.parent.name + path.parent.name)[:PREFIX]
     for path in sorted((root / "tree").glob("[0-9]*/npm/**/-/*")):
         yield path, None
@@ -29,7 +29,7 @@ def published(root: Path) -> Iterator[tuple[Path, str | None]]:
 
 def place(source: Path, target: Path) -> None:
     """Make `target` the same file as `source`, at once for every reader; a copy on another disk."""
-    fresh = target.with_name(target.name + _TEMPORARY)
+    fresh = target.with_name(target.name + TEMPORARY)
     fresh.unlink(missing_ok=True)
     try:
         os.link(source, fresh)

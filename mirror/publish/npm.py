@@ -26,6 +26,7 @@ FOLDER = "npm"
 FULL = "index.json"
 ABBREVIATED = "install.json"
 PLAIN = "index.html"
+_TARBALL = re.compile(rb'("tarball":")https?://[^"]*?/npm/')
 _INSTALL_SCRIPTS = ("preinstall", "install", "postinstall")
 _ABBREVIATED = (
     "name", "version", "deprecated", "dependencies", "optionalDependencies", "devDependencies",
@@ -80,6 +81,12 @@ def pages(versions: Iterable[Version], url: str) -> Iterator[tuple[str, bytes]]:
         short = [{key: each[key] for key in _ABBREVIATED if key in each} for each in found]
         for page in (ABBREVIATED, PLAIN):
             yield f"{FOLDER}/{name}/{page}", _json(_packument(name, short))
+
+
+def moved(page: bytes, url: str) -> bytes:
+    """Give a page that names `url` as the place of the tree."""
+    place = f"{url.rstrip('/')}/{FOLDER}/".encode()
+    return _TARBALL.sub(lambda match: match[1] + place, page)
 
 
 def precedence(version: str) -> tuple[Any, ...]:

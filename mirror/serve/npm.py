@@ -19,7 +19,6 @@ _FOREVER = {
     "Cache-Control": "public, max-age=31536000, immutable",
     "Content-Type": "application/octet-stream",
 }
-_TARBALL = re.compile(rb'("tarball":")https?://[^"]*?/npm/')
 _HOST = re.compile(r"[\w.:\[\]-]+", re.ASCII)
 
 
@@ -52,8 +51,7 @@ class NpmRegistry:
         self._index.requests["page"] += 1
         if not _HOST.fullmatch(request.host):
             raise web.HTTPBadRequest
-        place = f"{request.scheme}://{request.host}/{npm.FOLDER}/".encode()
-        body = _TARBALL.sub(lambda match: match[1] + place, content)
+        body = npm.moved(content, f"{request.scheme}://{request.host}")
         headers = {**_FRESH, "ETag": f'"{sha256(body).hexdigest()[:32]}"'}
         if request.headers.get("If-None-Match") == headers["ETag"]:
             return web.Response(status=304, headers=headers)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lockfiles.errors import ConfigError
-from mirror.config import Config, load, load_or_default
+from mirror.config import Config, ObjectStoreSpec, load, load_or_default
 
 
 def config(tmp_path: Path, text: str) -> Config:
@@ -43,6 +43,14 @@ def test_every_python_for_every_platform(tmp_path: Path) -> None:
     ]
 
 
+def test_an_object_store(tmp_path: Path) -> None:
+    text = LOCK + '[object_store]\nbucket = "abc"\nprefix = "/a/b/"\nurl = "https://cdn.example/"\n'
+    assert config(tmp_path, text).object_store == ObjectStoreSpec(
+        bucket="abc", prefix="a/b", endpoint=None, url="https://cdn.example"
+    )
+    assert config(tmp_path, LOCK).object_store is None
+
+
 def test_what_is_left_out_the_bases_of_images_tell(tmp_path: Path) -> None:
     images = '[images.a]\nbase = "debian:bookworm"\n[images.b]\nbase = "debian:trixie"\n'
     found = [str(target) for target in config(tmp_path, LOCK + images).targets]
@@ -71,6 +79,14 @@ def test_no_file_gives_the_defaults_where_none_is_needed(tmp_path: Path) -> None
         (LOCK + "[targets]\npython = []\n", ["targets", "at least one"]),
         (LOCK + '[targets]\nglibc = "new"\n', ["targets", "new"]),
         (LOCK + "[image.app]\n", ["lockstock.toml:3", "image: unknown key", "'images'"]),
+        (LOCK + "[object_store]\n", ["object_store", "'bucket' is missing"]),
+        (LOCK + '[object_store]\nbucket = "../x"\n', ["object_store.bucket", "do not belong"]),
+        (LOCK + '[object_store]\nbucket = "abc"\nprefix = "a/../b"\n', ["object_store.prefix"]),
+        (
+            LOCK + '[object_store]\nbucket = "abc"\nendpoint = "https://me:hunter2@objects.example"\n',
+            ["object_store.endpoint", "may not carry credentials"],
+        ),
+        (LOCK + '[object_store]\nbucket = "abc"\nurl = "ftp://x"\n', ["object_store.url", "http or https"]),
         ("locks = 3\n", ["lockstock.toml:1", "locks", "must be a table"]),
         ("[[locks]]\n", ["locks", "must be a table"]),
     ],
@@ -80,6 +96,7 @@ def test_mistakes(tmp_path: Path, text: str, words: list[str]) -> None:
         config(tmp_path, text)
     told = f"{caught.value} {caught.value.hint}"
     assert [word for word in words if word not in told] == [], told
+    assert "hunter2" not in told
 
 
 def test_a_file_that_is_no_text(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,21 +20,24 @@ from tests.wheels import make_wheel
 _STEPS = ("os.link", "os.rename", "os.remove", "os.rmdir", "os.truncate", "sqlite3.connect")
 
 
-def steps_until_killed(work: Callable[[], object], moment: int) -> bool:
-    """Do `work` in a child that is killed right before its step number `moment`; say if it was."""
-    child = multiprocessing.get_context("fork").Process(target=_work_and_die, args=(work, moment))
+def steps_until_killed(work: Callable[[], object], moment: int, steps: Collection[str] = _STEPS) -> bool:
+    """Do `work` in a child that is killed right before its step number `moment`; say if it was.
+
+    `steps` are audit events of Python's.
+    """
+    child = multiprocessing.get_context("fork").Process(target=_work_and_die, args=(work, moment, steps))
     child.start()
     child.join(60)
     assert child.exitcode in (0, -signal.SIGKILL)
     return child.exitcode != 0
 
 
-def _work_and_die(work: Callable[[], object], moment: int) -> None:
+def _work_and_die(work: Callable[[], object], moment: int, steps: Collection[str]) -> None:
     left = moment
 
     def watch(event: str, _arguments: object) -> None:
         nonlocal left
-        if event in _STEPS:
+        if event in steps:
             left -= 1
             if left < 0:
                 os.kill(os.getpid(), signal.SIGKILL)
