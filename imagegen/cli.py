@@ -17,6 +17,7 @@ from imagegen import push as pushing
 from imagegen import verify as verifying
 from imagegen.engines.docker import DockerEngine
 from imagegen.errors import EngineUnavailableError, VerifyError
+from imagegen.junit import junit as to_junit
 from imagegen.live import Progress, live
 from imagegen.push import tags_of
 from imagegen.reference import Reference
@@ -24,6 +25,7 @@ from imagegen.spec import DebianBase, ImageSpec, find_image, load_images
 from mirror import config as configuration
 from mirror.config import Config
 from mirror.console import human_size, human_time, plural, print_json, print_table, say
+from mirror.store import write_atomically
 
 app = typer.Typer(
     name="imagegen",
@@ -167,7 +169,13 @@ def render(
 
 @app.command()
 def verify(
-    name: NameArgument, config: ConfigOption = configuration.DEFAULT_FILE, as_json: JsonOption = False
+    name: NameArgument,
+    junit: Annotated[
+        Path | None,
+        typer.Option("--junit", help="Also write the report as JUnit XML.", metavar="FILE"),
+    ] = None,
+    config: ConfigOption = configuration.DEFAULT_FILE,
+    as_json: JsonOption = False,
 ) -> None:
     """Run an image's checks in a container without a network, and report.
 
@@ -177,6 +185,8 @@ def verify(
     loaded, spec = _load(config, name)
     with live() as progress:
         report = _verified(loaded, spec, progress)
+    if junit:
+        write_atomically(junit, to_junit(report))
     if as_json:
         print_json(report.to_json())
     else:

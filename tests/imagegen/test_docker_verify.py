@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from xml.etree import ElementTree as Xml
 
 import pytest
 
@@ -56,9 +57,15 @@ def test_the_report_as_text(sandbox: Sandbox) -> None:
 def test_a_failed_check_is_shown_with_its_output(sandbox: Sandbox) -> None:
     with_checks(sandbox, "true", "echo what went wrong; exit 3")
 
-    ended = sandbox.project.imagegen("verify", NAME)
+    ended = sandbox.project.imagegen("verify", NAME, "--junit", "out/report.xml")
 
     assert ended.returncode == 43
+    suite = Xml.parse(sandbox.project.folder / "out/report.xml").getroot()[0]
+    assert (suite.get("tests"), suite.get("failures")) == ("6", "1")
+    assert [case.get("name") for case in suite.iter("testcase") if case.find("failure") is not None] == [
+        "echo what went wrong; exit 3"
+    ]
+    assert {one.get("name"): one.get("value") for one in suite.iter("property")}["engine"] == "docker"
     assert ended.stdout.count("✗") == 1
     assert "│ what went wrong" in ended.stderr
     assert "1 of 6 checks failed: echo what" in ended.stderr
