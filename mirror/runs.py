@@ -15,6 +15,7 @@ from mirror.layout import Layout
 from mirror.store import write_atomically
 
 _INTERNAL_ERROR = 70
+_INTERRUPTED = 130
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,14 +48,17 @@ def noted(layout: Layout, then: Callable[[Run], None]) -> Iterator[Outcome]:
 
     A run that finds another one at work is none.
     """
-    outcome, begun, code, reason = Outcome(), time.time(), _INTERNAL_ERROR, "interrupted"
+    outcome, begun, code, reason = Outcome(), time.time(), _INTERNAL_ERROR, ""
     try:
         yield outcome
         code, reason = 0, ""
     except LockstockError as error:
         code, reason = error.exit_code, str(error)
         raise
-    except Exception as error:
+    except KeyboardInterrupt:
+        code, reason = _INTERRUPTED, "interrupted"
+        raise
+    except BaseException as error:
         reason = f"{type(error).__name__}: {error}"
         raise
     finally:

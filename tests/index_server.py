@@ -54,6 +54,7 @@ class IndexServer:
     """
 
     folder: Path
+    host: str = "127.0.0.1"
     html: bool = False
     sizes: bool = True
     digests: bool = True
@@ -77,9 +78,9 @@ class IndexServer:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer((self.host, 0), Handler)
         self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self.url = f"http://{self.host}:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
         return self
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+import zlib
 from collections.abc import Awaitable, Callable, Mapping
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -20,6 +21,7 @@ from mirror.upstream.settings import expanded, redact
 _T = TypeVar("_T")
 _WORTH_RETRYING = frozenset({408, 425, 429, 500, 502, 503, 504})
 _GONE = frozenset({404, 410})
+_NO_SUCH_RANGE = 416
 _LONGEST_PAUSE = 30.0
 _PAGE_LIMIT = 64 << 20
 _CHUNK = 1 << 18
@@ -35,20 +37,45 @@ async def get(
     """Read a page of at most 64 MiB; None where there is none (404). Raises UpstreamError."""
 
     async def attempt() -> httpx.Response | None:
-        async with client.stream("GET", url, headers=dict(headers or {})) as response:
+        asked = {"Accept-Encoding": "gzip", **(headers or {})}
+        async with client.stream("GET", url, headers=asked) as response:
             if response.status_code in _GONE:
                 return None
             _check_status(response)
             body, pace = bytearray(), _Pace(url)
-            async for chunk in response.aiter_bytes():
+            async for chunk in response.aiter_raw():
                 body += chunk
                 pace.count(len(chunk))
                 if len(body) > _PAGE_LIMIT:
                     raise UpstreamError("the page has no end", where=redact(url))
+            page = _unpacked(body, response.headers.get("content-encoding", ""), url)
             kept = {k: v for k, v in response.headers.items() if k.lower() == "content-type"}
-            return httpx.Response(200, headers=kept, content=bytes(body), request=response.request)
+            return httpx.Response(200, headers=kept, content=page, request=response.request)
 
     return await _retry(attempt, url, retries)
+
+
+def _unpacked(body: bytearray, encoding: str, url: str) -> bytes:
+    """Undo the one encoding that was asked for, with a bound.
+
+    httpx would undo any, and any number of them: a few kilobytes would fill the memory.
+    """
+    if encoding in ("", "identity"):
+        return bytes(body)
+    if encoding not in ("gzip", "x-gzip"):
+        raise UpstreamError(
+            f"the page is encoded as {encoding!r}, which was not asked for", where=redact(url)
+        )
+    unpacker = zlib.decompressobj(16 + zlib.MAX_WBITS)
+    try:
+        page = unpacker.decompress(body, _PAGE_LIMIT + 1)
+    except zlib.error as error:
+        raise UpstreamError(f"the page is not gzip: {error}", where=redact(url)) from error
+    if len(page) > _PAGE_LIMIT:
+        raise UpstreamError("the page has no end", where=redact(url))
+    if not unpacker.eof:
+        raise TruncatedError("the upstream stopped in the middle of the page", where=redact(url))
+    return page
 
 
 async def fetch(
@@ -91,10 +118,12 @@ async def _transfer(client: httpx.AsyncClient, url: str, incoming: Incoming, adv
     async with client.stream("GET", url, headers=headers) as response:
         if response.status_code in _GONE:
             raise NotFoundUpstreamError("the file is not there", where=redact(url), hint="lock again")
+        if response.status_code == _NO_SUCH_RANGE and incoming.received:
+            _begin_again(incoming, advance)  # at the next try: the file is another, or what came too much
+            raise _StatusError(response)
         _check_status(response)
         if incoming.received and not _continues(response, incoming.received):
-            advance(-incoming.received)
-            incoming.restart()
+            _begin_again(incoming, advance)
         pace = _Pace(url)
         async for chunk in response.aiter_raw():  # a chunk size would lose the last ones before a cut
             incoming.write(chunk)
@@ -106,6 +135,11 @@ async def _transfer(client: httpx.AsyncClient, url: str, incoming: Incoming, adv
             where=redact(url),
             hint="run the refresh again; what was stocked is kept",
         )
+
+
+def _begin_again(incoming: Incoming, advance: Advance) -> None:
+    advance(-incoming.received)
+    incoming.restart()
 
 
 class _Pace:

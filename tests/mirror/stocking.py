@@ -1,12 +1,14 @@
-"""Fills a mirror's store and shelf directly, as a refresh would, for tests of what comes after it."""
+"""Fills a mirror's store and shelf directly, as a refresh would, and looks whether a mirror is whole."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
 from mirror.layout import Layout
 from mirror.snapshot import LockRecord, Selected, Snapshot, Stocked
+from mirror.verify import verify
 from tests.wheels import digest
 
 
@@ -45,3 +47,15 @@ def stock(layout: Layout, *files: Path, base: str = "https://files.example") -> 
     name = layout.snapshots.add(snapshot_of(stocked(file, base) for file in files))
     layout.snapshots.switch(name)
     return name
+
+
+def is_whole(layout: Layout) -> bool:
+    """Say whether `mirror verify` finds nothing, and the static tree serves what its pages name."""
+    if verify(layout, lambda _: lambda _: None).findings:
+        return False
+    files = [
+        (page.parent / file["url"], file["hashes"]["sha256"])
+        for page in (layout.tree / "current").glob("simple/*/index.json")
+        for file in json.loads(page.read_bytes())["files"]
+    ]
+    return bool(files) and all(digest(path.resolve()) == sha256 for path, sha256 in files)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -105,6 +106,21 @@ def test_a_damaged_snapshot_and_a_refresh_that_failed(project: Project, flask: P
     name = stock(project.layout, flask)
     (project.layout.snapshots.root / f"{name}.json").write_text("{")
     assert examined(project, 36)["snapshots"][0][0] == "failed"
+
+
+def test_a_run_that_a_person_stops_is_noted_as_such(
+    project: Project, index: IndexServer, flask: Path
+) -> None:
+    project.lock(flask)
+    index.faults["/simple/flask/"] = lambda answer: time.sleep(60)
+    running = project.start("refresh")
+    while not index.requests:
+        time.sleep(0.01)
+    running.send_signal(signal.SIGINT)
+    assert running.wait() == 130
+    noted = last_run(project.layout)
+    assert noted is not None
+    assert (noted.exit_code, noted.reason, noted.succeeded) == (130, "interrupted", None)
 
 
 def test_a_run_is_noted_with_its_end(project: Project, flask: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import signal
 import subprocess
 import time
 from pathlib import Path
@@ -357,31 +356,6 @@ def test_two_runs_never_meet(project: Project, index: IndexServer, flask: Path) 
     fails(project, 32, "another run")
     gone_on.touch()
     assert first.wait() == 0
-
-
-def test_killed_at_any_moment_and_run_again(
-    project: Project, index: IndexServer, wheels: Path, click: Path
-) -> None:
-    """After SIGKILL the old snapshot is served whole, and the next run ends well."""
-    project.lock(click)
-    served = project.refreshed()["snapshot"]
-    noise = random.Random(7)
-    files = [make_wheel(wheels, f"part{n}", "1.0", files={"x": noise.randbytes(200_000)}) for n in range(8)]
-    project.lock(click, *files)
-    for _ in range(8):
-        running = project.start("refresh")
-        time.sleep(noise.uniform(0.2, 2.0))
-        running.send_signal(signal.SIGKILL)
-        running.communicate()
-        name = project.layout.snapshots.current_name()
-        snapshot = project.layout.snapshots.load(name or "")
-        assert name == served or len(snapshot.artifacts) == 9
-        for artifact in snapshot.artifacts:
-            assert digest(project.layout.store.path(artifact.sha256)) == artifact.sha256
-    report = project.refreshed()
-    assert report["artifacts"] == 9
-    assert list(project.layout.store.incoming.iterdir()) == []
-    assert project.refreshed()["changed"] is False
 
 
 def test_snapshots_are_listed(project: Project, flask: Path, click: Path) -> None:
