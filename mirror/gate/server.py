@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from contextlib import suppress
-from email.utils import formatdate
 from pathlib import Path
 
 from mirror.gate.core import Core, Denied, Exchange, Identify, Identity, Settings, shown_target
 from mirror.gate.errors import GateError, TokenError
 from mirror.gate.hosts import HostError, parse_endpoint
-from mirror.gate.http1 import HEAD_LIMIT, Head, HttpError, parse_head, render_head
+from mirror.gate.http1 import HEAD_LIMIT, Head, HttpError, parse_head
+from mirror.gate.inward import serve
 from mirror.gate.limits import NO_LIMITS, Usage
 from mirror.gate.log import Log
 from mirror.gate.outward import forward, routed, tunnel
-from mirror.gate.packages import asked_package
 from mirror.gate.policy import Allow, Kind, Route, decide, deny, unreadable
 from mirror.gate.requests import Request, Way, read_request
-from mirror.gate.tree import Found, Moved, byte_range, find
 from mirror.gate.watch import Watch
 
 _CHUNK = 256 * 1024
@@ -195,98 +192,8 @@ class Gate:
             case Allow():
                 await forward(self.core, exchange, grant, usages)
             case None:
-                return await self._mirror(exchange, usages)
+                return await serve(self.core, exchange, usages)
         return False
-
-    async def _mirror(self, exchange: Exchange, usages: tuple[Usage, ...]) -> bool:
-        """Serve a file of the static tree. Raises Denied where it is not there."""
-        tree, target = self._settings.tree, exchange.request.path
-        found = find(tree, target, exchange.head.get("accept") or "") if tree else None
-        match found:
-            case Found():
-                return await self._file(exchange, found, usages)
-            case Moved():
-                exchange.writer.write(
-                    render_head("HTTP/1.1 301 Moved", (("Location", found.location), ("Content-Length", "0")))
-                )
-                await exchange.writer.drain()
-                return exchange.head.keeps
-        self._missing(exchange, target)
-        raise Denied(
-            deny(Kind.NOT_IN_LOCK, "the mirror does not hold this", "mirror", "adding it to a lock-file")
-        )
-
-    def _missing(self, exchange: Exchange, target: str) -> None:
-        asked = asked_package(target)
-        if asked is None:
-            return
-        ecosystem, name = asked
-        kind, near = self._settings.shelf.classify(ecosystem, name)
-        self.core.record_denied(
-            "missing", exchange.task, ecosystem=ecosystem, package=name[:214], kind=kind.value, near=near
-        )
-        if near:
-            reason = f"{name} is not in the mirror, but {near} is"
-            raise Denied(deny(kind, reason, "mirror", f"{near}, or adding {name} to a lock-file"))
-
-    async def _file(self, exchange: Exchange, found: Found, usages: tuple[Usage, ...]) -> bool:
-        head, writer = exchange.head, exchange.writer
-        headers = [("ETag", found.etag), ("Content-Type", found.content_type), ("Accept-Ranges", "bytes")]
-        first, end, status = 0, found.size, "200 OK"
-        try:
-            if head.get("if-none-match") == found.etag:
-                first, end, status = 0, 0, "304 Not Modified"
-            elif head.get("if-range") in (None, found.etag) and (
-                part := byte_range(head.get("range"), found.size)
-            ):
-                (first, end), status = part, "206 Partial Content"
-                headers.append(("Content-Range", f"bytes {first}-{end - 1}/{found.size}"))
-        except ValueError:
-            first, end, status = 0, 0, "416 Range Not Satisfiable"
-            headers.append(("Content-Range", f"bytes */{found.size}"))
-        if not status.startswith("304"):
-            headers.append(("Content-Length", str(end - first)))
-        headers += [("Date", formatdate(usegmt=True)), ("Vary", "Accept")]
-        if not head.keeps:
-            headers.append(("Connection", "close"))
-        writer.write(render_head(f"HTTP/1.1 {status}", tuple(headers)))
-        digest = "" if head.method == "HEAD" else await self._send(exchange, found, first, end, usages)
-        self._served(exchange, found, status, first, end, digest)
-        await writer.drain()
-        return head.keeps
-
-    async def _send(
-        self, exchange: Exchange, found: Found, first: int, end: int, usages: tuple[Usage, ...]
-    ) -> str:
-        """Send bytes of a file and give the sha256 of what was sent."""
-        hashed = hashlib.sha256()
-        with found.path.open("rb") as file:
-            file.seek(first)
-            while first < end:
-                data = file.read(min(_CHUNK, end - first))
-                if not data:
-                    raise ConnectionError("the file became shorter")
-                hashed.update(data)
-                for usage in usages:
-                    usage.received += len(data)
-                exchange.writer.write(data)
-                async with asyncio.timeout(self._settings.idle_seconds):
-                    await exchange.writer.drain()
-                first += len(data)
-        return hashed.hexdigest()
-
-    def _served(
-        self, exchange: Exchange, found: Found, status: str, first: int, end: int, digest: str
-    ) -> None:
-        fields: dict[str, object] = {"path": exchange.request.path.partition("?")[0][:1024]}
-        if status.startswith("200") and digest:
-            fields |= {"sha256": digest, **self._settings.shelf.describe(digest)}
-        elif status.startswith("206"):
-            fields |= {"first": first, "size": found.size}
-        self.core.record(
-            "served", exchange.task, method=exchange.head.method, status=int(status[:3]),
-            bytes=end - first if digest else 0, **fields,
-        )  # fmt: skip
 
     async def _refuse(
         self, denied: Denied, head: Head | None, reader: asyncio.StreamReader, writer: asyncio.StreamWriter

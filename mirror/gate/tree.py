@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote
 
+from mirror.publish import npm
+
 _JSON = "application/vnd.pypi.simple.v1+json"
+_NPM_SHORT = "application/vnd.npm.install-v1+json"
 _TYPES = {".html": "text/html; charset=utf-8", ".json": "application/json"}
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 _SEGMENT = re.compile(r"[^/\\\x00-\x1f\x7f]{1,255}")
@@ -15,12 +18,13 @@ _SEGMENT = re.compile(r"[^/\\\x00-\x1f\x7f]{1,255}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """A file to serve."""
+    """A file to serve. `told` is a page of npm's registry, which has to name the place it is served at."""
 
     path: Path
     size: int
     etag: str
     content_type: str
+    told: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +45,22 @@ def find(root: Path, target: str, accept: str) -> Found | Moved | None:
         place = base.joinpath(*segments).resolve(strict=True)
         if not place.is_relative_to(base):
             return None
+        if base.joinpath(npm.FOLDER) in place.parents:
+            return _of_npm(place, accept)
         if place.is_dir():
-            # A folder with nothing but JSON is an npm package's: its clients ask without the slash.
-            bare = (place / "index.json").exists() and not (place / "index.html").exists()
-            if bare or path.endswith("/"):
-                return _index(place, accept)
-            return Moved(f"{target.partition('?')[0]}/")
+            return _index(place, accept) if path.endswith("/") else Moved(f"{target.partition('?')[0]}/")
         return _file(place) if place.is_file() and not path.endswith("/") else None
     except (OSError, ValueError, RuntimeError):
         return None
+
+
+def _of_npm(place: Path, accept: str) -> Found | None:
+    """Give a page of npm's registry, whose clients ask without a slash at the end, or a tarball."""
+    short = place / npm.ABBREVIATED
+    page = short if _NPM_SHORT in accept and short.is_file() else place / npm.FULL
+    if page.is_file():
+        return replace(_file(page), told=True)
+    return _file(place) if place.is_file() and place.parent.name == "-" else None
 
 
 def _index(folder: Path, accept: str) -> Found | None:

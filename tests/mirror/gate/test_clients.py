@@ -61,7 +61,7 @@ class Site:
         return str(mint(key.id, key.secret, task="ci", expires=int(time.time()) + 600, caveats=caveats))
 
     def write_npm(self) -> None:
-        """Write an npm tree, whose packument names the address it is served at."""
+        """Write an npm tree, whose packument names the address it was published for."""
         data = io.BytesIO()
         with tarfile.open(fileobj=data, mode="w:gz") as tar:
             manifest = json.dumps({"name": "thing", "version": "1.0.0"}).encode()
@@ -72,10 +72,11 @@ class Site:
         (folder / "-").mkdir(parents=True)
         (folder / "-" / "thing-1.0.0.tgz").write_bytes(data.getvalue())
         sri = "sha512-" + base64.b64encode(hashlib.sha512(data.getvalue()).digest()).decode()
-        url = f"http://127.0.0.1:{self.port}/npm/thing/-/thing-1.0.0.tgz"
+        url = "http://mirror.example:8080/npm/thing/-/thing-1.0.0.tgz"  # the gate says its own instead
         version = {"name": "thing", "version": "1.0.0", "dist": {"tarball": url, "integrity": sri}}
         packument = {"name": "thing", "dist-tags": {"latest": "1.0.0"}, "versions": {"1.0.0": version}}
-        (folder / "index.json").write_text(json.dumps(packument))
+        for page in ("index.json", "install.json", "index.html"):
+            (folder / page).write_text(json.dumps(packument, separators=(",", ":")))
 
     async def call(self, *command: str, **environment: str) -> tuple[int, str]:
         """Run a client with nothing of this machine's own settings."""
