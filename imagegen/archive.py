@@ -75,16 +75,18 @@ def _new_folders(path: str, seen: set[str]) -> list[str]:
     return found[::-1]
 
 
-def write_folder(entries: Iterable[Entry], folder: Path) -> None:
-    """Write the entries below a new folder; files on disk are hard-linked where that can be."""
+def write_folder(entries: Iterable[Entry], folder: Path, *, link: bool = True) -> None:
+    """Write the entries below a folder; files on disk are hard-linked if they may be and that can be."""
     for entry in entries:
         path = folder / entry.path
         path.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(entry.content, bytes):
             path.write_bytes(entry.content)
             path.chmod(entry.mode)
-        else:
+        elif link:
             _link_or_copy(entry.content, path)
+        else:
+            shutil.copyfile(entry.content, path)
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

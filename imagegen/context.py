@@ -31,6 +31,11 @@ _BAKED = ("offline.py", "prepare.py")
 _PROGRAMS = ("rootfs/usr/local/bin/", f"rootfs{HOME}/bin/")
 _STOCKED = "stocked.txt"
 _MARK = b"# Rendered by imagegen."
+NPM_CI = (
+    f'cd "{WORKSPACE}/$1" && cp -r {HOME}/npm/cache /tmp/npm-cache && '
+    "npm ci --cache /tmp/npm-cache --offline --ignore-scripts && rm -rf /tmp/npm-cache"
+)
+"""What makes node_modules in the folder $1 of the workspace; npm's cache stays as it is."""
 
 
 def templates_digest() -> str:
@@ -48,7 +53,8 @@ def guest_program(name: str) -> bytes:
 def render(plan: ImagePlan) -> tuple[Entry, ...]:
     """Render all files of the context but the wheels."""
     environment = _environment()
-    values = {"plan": plan, "home": HOME, "workspace": WORKSPACE, "uid": UID, "registry": REGISTRY}
+    values = {"plan": plan, "home": HOME, "workspace": WORKSPACE, "uid": UID, "registry": REGISTRY,
+              "npm_ci": NPM_CI}  # fmt: skip
     entries = [Entry(path=f"rootfs{HOME}/lib/{name}", content=guest_program(name)) for name in _BAKED]
     for name in environment.list_templates():
         text = environment.get_template(name).render(values)
@@ -79,6 +85,18 @@ def npm_index(plan: ImagePlan, store: Store) -> tuple[Entry, ...]:
     lines = sorted({f"{artifact.name} {artifact.version}\n" for artifact in plan.npm})
     listing = [Entry(path=f"npm/{_STOCKED}", content="".join(lines).encode())] if lines else []
     return (*listing, *(in_cache(entry) for entry in index_entries(filter(has_place, plan.npm), store)))
+
+
+def npmrc(plan: ImagePlan) -> bytes:
+    """Give npm's configuration in an image."""
+    values = {"plan": plan, "home": HOME, "registry": REGISTRY}
+    return _environment().get_template(f"rootfs{HOME}/npmrc{_SUFFIX}").render(values).encode()
+
+
+def node_files(plan: ImagePlan) -> tuple[Entry, ...]:
+    """Give what npm reads of the projects whose node_modules the image has."""
+    files = {path: text for project in plan.node for path, text in project.files.items()}
+    return tuple(Entry(path=f"node/{path}", content=text.encode()) for path, text in files.items())
 
 
 def has_place(artifact: Stocked) -> bool:

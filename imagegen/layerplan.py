@@ -18,19 +18,20 @@ _BIG = 1 << 20
 Group = tuple[Stocked, ...]
 
 
-def group(artifacts: Sequence[Stocked], budget: int, image: str) -> tuple[Group, ...]:
-    """Share the artifacts of an image out among at most `budget` layers, `FIXED` of them taken.
+def group(artifacts: Sequence[Stocked], budget: int, image: str, taken: int = FIXED) -> tuple[Group, ...]:
+    """Share the artifacts of an image out among at most `budget` layers, of which some are taken.
 
     Big ones lie alone, the biggest if not all can. The rest is shared out by name, never by version
     or by what else there is, so a package that changes, comes or goes touches one layer only.
     Raises LayerBudgetError where there is no room.
     """
-    room = budget - FIXED
+    room = budget - taken
     if room < 1 and artifacts:
         raise LayerBudgetError(
-            f"{budget} layers are too few: {FIXED} are taken by the base, the environment and the settings",
+            f"{budget} layers are too few: {taken} are taken by the base, the environment, the settings "
+            "and what lies in no package",
             where=image,
-            hint=f"set `layers` of the image to {FIXED + 1} or more",
+            hint=f"set `layers` of the image to {taken + 1} or more",
         )
     shared = max(1, room // 2)
     by_size = sorted(artifacts, key=lambda file: (-file.size, file.name, file.filename))

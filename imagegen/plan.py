@@ -33,13 +33,26 @@ class Base:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NodeProject:
+    """A folder whose node_modules an image has, from its workspace, and the texts that npm reads for it.
+
+    `files` are by their path from the workspace; `scripts` are the packages with install scripts,
+    none of which is run.
+    """
+
+    folder: str
+    files: Mapping[str, str]
+    scripts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImagePlan:
     """Everything that decides an image's content.
 
     `install` is installed in the virtual environment, `stock` lies beside it as files (and holds
-    `install`), `uv` is the tool that goes on PATH, `npm` are the tarballs in npm's cache, `layers` is
-    the most layers it may have, and `compile` whether modules are byte-compiled. `digest` is the
-    sha256 of all the rest and of the templates.
+    `install`), `uv` is the tool that goes on PATH, `npm` are the tarballs in npm's cache, `node` are
+    the projects whose node_modules it has, `layers` is the most layers it may have, and `compile`
+    whether modules are byte-compiled. `digest` is the sha256 of all the rest and of the templates.
     """
 
     name: str
@@ -50,6 +63,7 @@ class ImagePlan:
     stock: tuple[Stocked, ...]
     uv: Stocked | None
     npm: tuple[Stocked, ...]
+    node: tuple[NodeProject, ...]
     user: str
     shell: str
     env: Mapping[str, str]
@@ -91,7 +105,13 @@ class ImagePlan:
 
 
 def make_plan(
-    spec: ImageSpec, snapshot: Snapshot, target: Target, base: Base, *, templates: str
+    spec: ImageSpec,
+    snapshot: Snapshot,
+    target: Target,
+    base: Base,
+    *,
+    templates: str,
+    node: tuple[NodeProject, ...] = (),
 ) -> ImagePlan:
     """Plan an image; `templates` is the digest of the templates it is rendered from.
 
@@ -115,6 +135,7 @@ def make_plan(
         stock=stock,
         uv=next((tool for tool in tools if canonicalize_name(tool.name) == "uv"), None),
         npm=_of(Ecosystem.NPM, chosen),
+        node=node,
         user=spec.user,
         shell="/bin/bash" if isinstance(spec.base, DebianBase) else "/bin/sh",
         env=spec.env,

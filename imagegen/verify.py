@@ -21,6 +21,7 @@ from imagegen.engines.container import Container, Ran
 from imagegen.engines.docker import DockerEngine
 from imagegen.errors import NotBuiltError
 from imagegen.live import Progress
+from imagegen.nodeproject import npm_folders
 from imagegen.plan import HOME, REPOSITORY, UID, WORKSPACE
 from imagegen.project import project_entries
 from imagegen.spec import ImageSpec
@@ -33,7 +34,6 @@ ISOLATION = "nothing outside is reachable"
 _LIMIT = 1800
 _TIMED_OUT = 124
 _TAIL = 40
-_NPM_LOCKS = ("package-lock.json", "npm-shrinkwrap.json")
 _TMP = "/tmp"  # noqa: S108 - inside a container that lives for this run only
 _SCRIPTS = "lockstock-verify"
 _FRESH = f"{_TMP}/lockstock-fresh"
@@ -158,20 +158,6 @@ def _reported(config: Config, spec: ImageSpec, report: Report) -> Report:
     data = json.dumps(report.to_json(), indent=2, sort_keys=True) + "\n"
     write_atomically(report_file(config, spec), data.encode())
     return report
-
-
-def npm_folders(config: Config, spec: ImageSpec) -> tuple[str, ...]:
-    """Give the folders in the sandbox that hold the locks of npm itself, as far as they are the project's."""
-    if spec.project is None:
-        return ()
-    top = spec.project.resolve()
-    locks = (lock for lock in config.locks if lock.name in spec.locks and lock.path.name in _NPM_LOCKS)
-    folders = (lock.path.resolve().parent for lock in locks if not (lock.git or lock.is_pattern))
-    return tuple(
-        (Path(WORKSPACE) / folder.relative_to(top)).as_posix()
-        for folder in folders
-        if folder.is_relative_to(top)
-    )
 
 
 def report_file(config: Config, spec: ImageSpec) -> Path:
