@@ -19,6 +19,8 @@ from imagegen.engines.docker import DockerEngine
 from imagegen.errors import EngineUnavailableError, VerifyError
 from imagegen.junit import junit as to_junit
 from imagegen.live import Progress, live
+from imagegen.nodemodules import posix
+from imagegen.plan import ImagePlan
 from imagegen.push import tags_of
 from imagegen.reference import Reference
 from imagegen.spec import DebianBase, ImageSpec, find_image, load_images
@@ -105,7 +107,7 @@ def build(
     An image whose content stands already is not built again.
     """
     place = _output(engine, output)
-    loaded, spec = _load(config, name, sign_key)
+    loaded, spec = load_image(config, name, sign_key)
     with live() as progress:
         built = directing.build_with(loaded, spec, engine, place, progress)
     if as_json:
@@ -133,7 +135,7 @@ def push(
 
     Prints the references with their digests, and notes them in images.lock beside lockstock.toml.
     """
-    loaded, spec = _load(config, name, sign_key)
+    loaded, spec = load_image(config, name, sign_key)
     targets = [Reference.parse(text) for text in references]
     layout = directing.direct_engine(loaded).layout
     with live() as progress:
@@ -154,20 +156,6 @@ def push(
 
 
 @app.command()
-def render(
-    name: NameArgument,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.", metavar="DIR")],
-    config: ConfigOption = configuration.DEFAULT_FILE,
-) -> None:
-    """Write the Dockerfile and its context into a folder, and build nothing."""
-    loaded, spec = _load(config, name)
-    with live() as progress:
-        plan = building.render(loaded, spec, output, progress)
-    files = f"{plural(len(plan.stock), 'wheel')}, {human_size(plan.size)}"
-    say(f"rendered {plan.reference} into {output}: {files}")
-
-
-@app.command()
 def verify(
     name: NameArgument,
     junit: Annotated[
@@ -182,7 +170,7 @@ def verify(
     Where no Docker engine answers, bubblewrap runs them in the image's unpacked layers. The report
     is also written to reports/NAME.json in the mirror's folder.
     """
-    loaded, spec = _load(config, name)
+    loaded, spec = load_image(config, name)
     with live() as progress:
         report = _verified(loaded, spec, progress)
     if junit:
@@ -226,7 +214,7 @@ def run(
 
     if not context.args:
         raise typer.BadParameter("give the command after --, as in: -- pytest -q")
-    loaded, spec = _load(config, name)
+    loaded, spec = load_image(config, name)
     rules = load_policy(policy, Upstreams(loaded))
     ended = contain(loaded, spec, DockerEngine(), rules, check_task(task or name), context.args)
     if as_json:
@@ -268,7 +256,8 @@ def _output(engine: Engine, text: str | None) -> directing.Output | None:
     return output
 
 
-def _load(config: Path, name: str, sign_key: Path | None = None) -> tuple[Config, ImageSpec]:
+def load_image(config: Path, name: str, sign_key: Path | None = None) -> tuple[Config, ImageSpec]:
+    """Read the configuration and one image of it; tell where its locks are newer than the stock."""
     loaded = configuration.load(config)
     spec = find_image(loaded, name)
     spec = replace(spec, sign=sign_key or spec.sign)
@@ -291,7 +280,8 @@ def _describe(built: building.Built) -> dict[str, Any]:
         "size": built.image.size,
         "installed": len(plan.install),
         "wheels": len(plan.stock),
-        "wheels_size": plan.size,
+        "npm": len(plan.npm),
+        "stocked_size": plan.size,
         "changed": built.fresh,
         "seconds": round(built.seconds, 3),
     }
@@ -311,14 +301,21 @@ def _print_built(built: building.Built) -> None:
         "place": built.place,
         "base": plan.base.name,
         "target": plan.target,
-        "installed": plural(len(plan.install), "package"),
-        "wheels": f"{len(plan.stock)}, {human_size(plan.size)}",
+        "installed": plural(len(plan.install), "package") if plan.install else "",
+        "wheels": plural(len(plan.stock), "file") if plan.stock else "",
+        "npm": f"{plural(len(plan.npm), 'package')} in {_places(plan)}" if plan.npm else "",
+        "stocked": human_size(plan.size),
         "size": human_size(built.image.size),
     }
     for name, value in lines.items():
-        typer.echo(f"{name:<10} {value}")
+        if value:
+            typer.echo(f"{name:<10} {value}")
     if built.place == directing.DOCKER:
         say(f"next: imagegen verify {plan.name}; or docker run --rm -it --network none {plan.reference}")
+
+
+def _places(plan: ImagePlan) -> str:
+    return ", ".join(["npm's cache", *(f"{posix(project)}/node_modules" for project in plan.node)])
 
 
 def _print_report(report: verifying.Report) -> None:

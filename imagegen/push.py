@@ -98,6 +98,14 @@ def push(
     )
 
 
+def read_lock(file: Path, name: str) -> str | None:
+    """Give the reference with the digest by which an image can be pulled, if images.lock has one."""
+    try:
+        return str(json.loads(file.read_text(encoding="utf-8"))["images"][name][0]["reference"])
+    except (FileNotFoundError, ValueError, KeyError, IndexError, TypeError):
+        return None
+
+
 def write_lock(file: Path, name: str, pushed: Iterable[Pushed]) -> None:
     """Note in images.lock by which digests an image can be pulled; other images keep theirs."""
     try:
