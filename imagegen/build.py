@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import platform
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from imagegen import bases, context
 from imagegen.archive import Entry
+from imagegen.baseimages import BaseImage
+from imagegen.baselock import read_pins
+from imagegen.basesources import IMAGES, base_name, bring_base
 from imagegen.engines.docker import BuiltImage, DockerEngine, Facts
-from imagegen.errors import NotStockedError, UnfitBaseError
+from imagegen.errors import BaseError, BuildError, NotStockedError, UnfitBaseError
 from imagegen.live import Progress
 from imagegen.lockbase import debs_store, locked_base
+from imagegen.nodeproject import read_projects, tell_of_scripts
 from imagegen.plan import REPOSITORY, Base, ImagePlan, make_plan
-from imagegen.spec import DebianBase, ImageSpec, choose_target
+from imagegen.spec import DebianBase, DockerBase, ImageSpec, RegistryBase, choose_target
 from lockfiles.target import Target
 from mirror.config import Config
 from mirror.inputs import outdated
@@ -43,12 +48,16 @@ class Built:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
-    """A plan, the snapshot it is of, its target, and the file its base comes from, if there is one."""
+    """A plan, the snapshot it is of, its target, and the file its base comes from, if there is one.
+
+    `image` is the base where that is an image with layers of its own.
+    """
 
     plan: ImagePlan
     snapshot: Snapshot
     target: Target
     tarball: Path | None
+    image: BaseImage | None = None
 
 
 def build(config: Config, spec: ImageSpec, engine: DockerEngine, progress: Progress) -> Built:
@@ -118,13 +127,16 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".") if part.isdigit())
 
 
-def make_draft(config: Config, spec: ImageSpec, engine: DockerEngine | None, progress: Progress) -> Draft:
-    """Plan an image, making or finding its base; nothing is built."""
+def make_draft(
+    config: Config, spec: ImageSpec, engine: DockerEngine | None, progress: Progress, machine: str = ""
+) -> Draft:
+    """Plan an image for a machine (`uname -m`), or this one, making or finding its base; nothing is built."""
     snapshot = _snapshot(config)
-    target = choose_target(config, spec, platform.machine())
-    base, tarball = _base(config, spec, engine, progress)
-    plan = make_plan(spec, snapshot, target, base, templates=context.templates_digest())
-    return Draft(plan=plan, snapshot=snapshot, target=target, tarball=tarball)
+    target = choose_target(config, spec, machine or platform.machine())
+    found = _base(config, spec, target, engine, progress)
+    node = read_projects(config, spec, snapshot)
+    plan = make_plan(spec, snapshot, target, found.base, templates=context.templates_digest(), node=node)
+    return Draft(plan=plan, snapshot=snapshot, target=target, tarball=found.tarball, image=found.image)
 
 
 def _snapshot(config: Config) -> Snapshot:
@@ -136,15 +148,65 @@ def _snapshot(config: Config) -> Snapshot:
     return snapshot
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    """A base, and what it is made of, as far as no engine holds that."""
+
+    base: Base
+    tarball: Path | None = None
+    image: BaseImage | None = None
+
+
 def _base(
-    config: Config, spec: ImageSpec, engine: DockerEngine | None, progress: Progress
-) -> tuple[Base, Path | None]:
-    if not isinstance(spec.base, DebianBase):
-        return (engine or DockerEngine()).resolve(spec.base.reference, progress), None
-    tarball = _bootstrapped(config, spec.base, progress)
-    tag = f"{spec.base.suite}-{tarball.sha256[:_DIGITS]}"
-    base = Base(name=str(spec.base), reference=f"{REPOSITORY}/base:{tag}", digest=f"sha256:{tarball.sha256}")
-    return base, tarball.path
+    config: Config, spec: ImageSpec, target: Target, engine: DockerEngine | None, progress: Progress
+) -> _Found:
+    if isinstance(spec.base, DebianBase):
+        return _debian(config, spec.base, target, progress)
+    pin = read_pins(config.file.parent).get(base_name(config, spec.base))
+    if isinstance(spec.base, DockerBase):
+        return _Found(base=_resolved(engine or DockerEngine(), spec.base.reference, pin, progress))
+    if engine and isinstance(spec.base, RegistryBase):
+        return _Found(base=_resolved(engine, spec.base.reference, pin, progress))
+    if engine:
+        raise BuildError(
+            "the Docker engine cannot build on a folder",
+            where=str(spec.base),
+            hint="use --engine oci, or load the image into the engine and write docker:REFERENCE",
+        )
+    image = bring_base(spec.base, pin, target.oci_platform, config.root / "bases" / IMAGES, progress)
+    name = base_name(config, spec.base)
+    return _Found(
+        base=Base(name=name, reference=f"{name}@{image.digest}", digest=image.digest),
+        tarball=image.tarball,
+        image=image,
+    )
+
+
+def _resolved(engine: DockerEngine, reference: str, pin: str | None, progress: Progress) -> Base:
+    found = engine.resolve(reference, progress)
+    if pin is None or found.digest == pin:
+        return found
+    repository = re.sub(r"(:[\w.-]+)?(@.*)?$", "", reference)
+    pinned = engine.resolve(f"{repository}@{pin}", progress)
+    return Base(name=found.name, reference=pinned.reference, digest=pin)
+
+
+def _debian(config: Config, base: DebianBase, target: Target, progress: Progress) -> _Found:
+    if target.arch != platform.machine():
+        raise BaseError(
+            f"a debian: base for {target.oci_platform} cannot be made on {platform.machine()}: the packages' "
+            "own scripts would have to run",
+            where=str(base),
+            hint="take a base that is there for this platform (registry:HOST/NAME:TAG or oci:DIR), or build "
+            "on such a machine",
+        )
+    tarball = _bootstrapped(config, base, progress)
+    tag = f"{base.suite}-{tarball.sha256[:_DIGITS]}"
+    reference = f"{REPOSITORY}/base:{tag}"
+    return _Found(
+        base=Base(name=str(base), reference=reference, digest=f"sha256:{tarball.sha256}"),
+        tarball=tarball.path,
+    )
 
 
 def _bootstrapped(config: Config, base: DebianBase, progress: Progress) -> bases.Tarball:
@@ -161,6 +223,7 @@ def _make(config: Config, draft: Draft, engine: DockerEngine, progress: Progress
         engine.load_base(plan.base, draft.tarball, progress)
     check_base(engine.probe(plan.base), plan, draft.target)
     progress.step(f"building {plan.reference} from {plan.base.name}")
+    tell_of_scripts(plan, progress)
     engine.build(entries, plan.reference, progress)
     image = engine.find(plan.reference)
     assert image is not None  # noqa: S101 - for the type checker: a build that failed has raised
@@ -169,4 +232,5 @@ def _make(config: Config, draft: Draft, engine: DockerEngine, progress: Progress
 
 def _entries(config: Config, plan: ImagePlan) -> tuple[Entry, ...]:
     store = Layout(config.root).store
-    return (*context.render(plan), *context.wheels(plan, store.path), *context.npm_cache(plan, store))
+    npm = (*context.npm_cache(plan, store), *context.node_files(plan))
+    return (*context.render(plan), *context.wheels(plan, store.path), *npm)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import PurePosixPath
+from typing import Protocol
 
 from imagegen.archive import Entry
 from imagegen.context import guest_program
@@ -15,6 +17,7 @@ from imagegen.engines.root import BaseRoot
 from imagegen.errors import BuildError, UnsupportedError
 from imagegen.guest.compile_stream import number
 from imagegen.oci import EPOCH
+from imagegen.rootfs import RootFs
 
 # Sets are ordered by hash, and what is compiled must not depend on chance.
 _ENVIRONMENT = {"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", "PATH": "/usr/bin"}
@@ -22,13 +25,27 @@ _NOBODY = "65534:65534"
 _LIMIT = 1800
 
 
-class Compiler:
-    """Compiles with the Python of one base."""
+class Interpreter(Protocol):
+    """A Python that compiles: one that runs on this machine and makes bytecode for the image's."""
 
-    def __init__(self, root: BaseRoot, python: str) -> None:
-        self._root = root
-        self._python = f"/usr/bin/python{python}"
+    @property
+    def build(self) -> str:
+        """What the bytecode depends on besides the sources."""
+        ...
+
+    @property
+    def words(self) -> Sequence[str]:
+        """The command that starts it. Raises UnsupportedError where it cannot be run."""
+        ...
+
+
+class Compiler:
+    """Compiles for one minor version of Python."""
+
+    def __init__(self, interpreter: Interpreter, python: str) -> None:
+        self._interpreter = interpreter
         self._tag = f"cpython-{python.replace('.', '')}"
+        self.build = interpreter.build
 
     def compiled(self, entries: Iterable[Entry]) -> Iterator[Entry]:
         """Give the .pyc beside each module; sources that are no Python of this version have none.
@@ -41,7 +58,7 @@ class Compiler:
         given = b"".join(_field(f"/{e.path}".encode()) + _field(_bytes(e)) for e in sources)
         program = guest_program("compile_stream.py").decode()
         ended = subprocess.run(
-            [*self._box, self._python, "-sSB", "-W", "ignore", "-c", program, str(EPOCH)],
+            [*self._interpreter.words, "-sSB", "-W", "ignore", "-c", program, str(EPOCH)],
             input=given,
             capture_output=True,
             env=_ENVIRONMENT,
@@ -50,7 +67,7 @@ class Compiler:
         )
         if ended.returncode:
             raise BuildError(
-                f"the base's Python does not compile: {ended.stderr.decode(errors='replace').strip()[-300:]}",
+                f"Python does not compile: {ended.stderr.decode(errors='replace').strip()[-300:]}",
                 where=sources[0].path,
                 hint="set `compile = false` for the image to leave it to whoever imports a module first",
             )
@@ -61,17 +78,27 @@ class Compiler:
                 yield Entry(path=str(cached), content=pyc)
 
     def prepare(self) -> None:
-        """Unpack the base and find a way to run its Python. Raises UnsupportedError."""
-        self._root.prepare(self._python)
-        _ = self._box
+        """Find a way to run the interpreter. Raises UnsupportedError."""
+        _ = self._interpreter.words
+
+
+class BasePython:
+    """The base's own Python, in a box without a network."""
+
+    def __init__(self, root: BaseRoot, facts: RootFs) -> None:
+        self._root = root
+        self._python = f"{facts.prefix}/bin/python{facts.minor}"
+        # One that is not Debian's finds its library by a cache that the box does not have.
+        self._library = f"{facts.prefix}/lib"
+        self.build = facts.build
 
     @cached_property
-    def _box(self) -> list[str]:
-        for words in self._boxes():
-            tried = subprocess.run(
-                [*words, self._python, "-c", ""], capture_output=True, env=_ENVIRONMENT, check=False
-            )
-            if tried.returncode == 0:
+    def words(self) -> Sequence[str]:
+        """The command in the first box that works."""
+        self._root.prepare(self._python)
+        for box in self._boxes():
+            words = [*box, "/usr/bin/env", f"LD_LIBRARY_PATH={self._library}", self._python]
+            if _runs(words):
                 return words
         raise UnsupportedError(
             "the base's Python cannot be run to compile modules",
@@ -87,6 +114,45 @@ class Compiler:
             yield [bwrap, *words, "--proc", "/proc", "--dev", "/dev"]
         if chroot and os.geteuid() == 0:
             yield [chroot, f"--userspec={_NOBODY}", str(self._root.path)]
+
+
+class HostPython:
+    """A Python of this host: bytecode does not depend on the processor, only on the minor version."""
+
+    def __init__(self, python: str, version: str) -> None:
+        self._python = python
+        self.build = f"host {version}"
+
+    @classmethod
+    def find(cls, minor: str) -> HostPython | None:
+        """Find one of this minor version, if this host has it."""
+        own = ".".join(map(str, sys.version_info[:2])) == minor
+        python = sys.executable if own else shutil.which(f"python{minor}")
+        if not python:
+            return None
+        asked = subprocess.run(
+            [python, "-I", "-c", "import sys; print(sys.version)"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return cls(python, asked.stdout.strip()) if asked.returncode == 0 else None
+
+    @cached_property
+    def words(self) -> Sequence[str]:
+        """The command, in a box where one can be made: the sources are somebody else's."""
+        bwrap = shutil.which("bwrap")
+        box = (
+            [bwrap, "--unshare-all", "--die-with-parent", "--ro-bind", "/", "/", "--dev", "/dev"]
+            if bwrap
+            else []
+        )
+        return [*box, self._python] if box and _runs([*box, self._python]) else [self._python]
+
+
+def _runs(words: Sequence[str]) -> bool:
+    tried = subprocess.run([*words, "-c", ""], capture_output=True, env=_ENVIRONMENT, check=False)
+    return tried.returncode == 0
 
 
 def _bytes(entry: Entry) -> bytes:

@@ -9,16 +9,17 @@ from functools import partial
 from pathlib import Path
 
 from imagegen import build as building
+from imagegen.basesources import IMAGES, export_base
 from imagegen.build import LATEST, Built, Draft
 from imagegen.engines.docker import BuiltImage, DockerEngine, Facts
 from imagegen.engines.oci import DirectEngine, check_supported
-from imagegen.errors import EngineUnavailableError, NotBuiltError, UnsupportedError
+from imagegen.errors import EngineUnavailableError, NotBuiltError, UnfitBaseError, UnsupportedError
 from imagegen.export import archive_entries, write_archive, write_layout
 from imagegen.live import Progress
 from imagegen.oci import Image
 from imagegen.plan import ImagePlan
 from imagegen.rootfs import RootFs, read_rootfs
-from imagegen.spec import DebianBase, ImageSpec
+from imagegen.spec import ImageSpec
 from mirror.config import Config
 from mirror.console import human_size, say
 from mirror.layout import Layout
@@ -56,10 +57,6 @@ def build(config: Config, spec: ImageSpec, output: Output | None, progress: Prog
     """
     started = time.monotonic()
     signer = _signer(spec)
-    if not isinstance(spec.base, DebianBase):
-        raise UnsupportedError(
-            f"the direct engine builds on debian: bases only, not on {spec.base}", where=spec.name
-        )
     draft = building.make_draft(config, spec, None, progress)
     check_supported(draft.plan)
     engine = direct_engine(config)
@@ -127,22 +124,42 @@ def _signer(spec: ImageSpec) -> Callable[[DirectEngine, Image], None]:
 def _assemble(config: Config, engine: DirectEngine, draft: Draft, progress: Progress) -> Image:
     from imagegen.evidence import attest  # its libraries take long to import, and most builds change nothing
 
-    assert draft.tarball is not None  # noqa: S101 - for the type checker: debian: bases have one
-    root = read_rootfs(draft.tarball)
+    tarball, image = draft.tarball, draft.image
+    if tarball is None:
+        image = export_base(
+            DockerEngine(),
+            draft.plan.base,
+            draft.target.oci_platform,
+            config.root / "bases" / IMAGES,
+            progress,
+        )
+        tarball = image.tarball
+    root = _root(draft, tarball)
     building.check_base(_facts(root), draft.plan, draft.target)
     evidence = partial(attest, draft.plan, draft.snapshot, Layout(config.root).store.path)
-    return engine.build(draft.plan, draft.target, draft.tarball, root, progress, evidence)
+    return engine.build(draft.plan, draft.target, tarball, root, progress, evidence, image)
+
+
+def _root(draft: Draft, tarball: Path) -> RootFs:
+    try:
+        return read_rootfs(tarball)
+    except UnfitBaseError as error:
+        if draft.tarball:
+            raise UnfitBaseError(error.reason, where=draft.plan.base.name, hint=error.hint) from error
+        # The engine can run what cannot be read.
+        raise UnsupportedError(
+            f"the base is not understood: {error.reason}", where=draft.plan.name
+        ) from error
 
 
 def _facts(root: RootFs) -> Facts:
-    minor = root.python.rpartition(".")[0]
     return Facts(
         python=root.python,
         arch=root.arch,
         libc="glibc",
         libc_version=root.libc_version,
         git="git" in root.packages,
-        venv=f"python{minor}-venv" in root.packages,
+        venv=f"python{root.minor}-venv" in root.packages or (root.prefix != "/usr" and bool(root.wheels())),
         ca="ca-certificates" in root.packages,
         node={"nodejs", "npm"} <= root.packages.keys(),
     )

@@ -32,15 +32,15 @@ def venv_entries(root: RootFs, venv: Venv) -> Iterator[Entry]:
     """Give an environment without packages, as `venv` of the base's Python makes it."""
     place = venv.root.lstrip("/")
     config = (
-        "home = /usr/bin\ninclude-system-site-packages = false\n"
-        f"version = {root.python}\nexecutable = /usr/bin/python{venv.python}\n"
-        f"command = /usr/bin/python3 -m venv {venv.root}\n"
+        f"home = {root.prefix}/bin\ninclude-system-site-packages = false\n"
+        f"version = {root.python}\nexecutable = {root.prefix}/bin/python{venv.python}\n"
+        f"command = {root.prefix}/bin/python3 -m venv {venv.root}\n"
     )
     yield Entry(path=f"{place}/pyvenv.cfg", content=config.encode())
     yield Entry(path=f"{place}/lib64", link="lib")
     yield Entry(path=f"{place}/include/python{venv.python}", folder=True, mode=0o755)
     yield Entry(path=f"{place}/{venv.site_packages}", folder=True, mode=0o755)
-    yield Entry(path=f"{place}/bin/python3", link="/usr/bin/python3")
+    yield Entry(path=f"{place}/bin/python3", link=f"{root.prefix}/bin/python3")
     for name in ("python", f"python{venv.python}"):
         yield Entry(path=f"{place}/bin/{name}", link="python3")
     for name, template in root.venv_scripts():
@@ -56,15 +56,15 @@ def settings_entries(plan: ImagePlan, root: RootFs, python: str) -> Iterator[Ent
     for folder in (WORKSPACE.lstrip("/"), f"home/{plan.user}"):
         yield Entry(path=folder, folder=True, mode=0o755)
     hook = context.guest_program("offline.py")
-    yield Entry(path=f"usr/lib/python{python}/lockstock_offline.py", content=hook)
+    yield Entry(path=f"{root.prefix.lstrip('/')}/lib/python{python}/lockstock_offline.py", content=hook)
     yield _site(root, python)
 
 
 def _site(root: RootFs, python: str) -> Entry:
     """Give sitecustomize with the hook; Debian keeps it below /etc and links to it."""
     path = f"etc/python{python}/sitecustomize.py"
-    if path not in root.files:
-        path = f"usr/lib/python{python}/sitecustomize.py"
+    if path not in root.files or root.prefix != "/usr":
+        path = f"{root.prefix.lstrip('/')}/lib/python{python}/sitecustomize.py"
     start = root.files[path].content.decode() if path in root.files else ""
     return Entry(path=path, content=(start + HOOK).encode())
 

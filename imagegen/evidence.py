@@ -84,7 +84,7 @@ def _seeds(contents: Contents) -> Iterator[Package]:
 
 def _debian(plan: ImagePlan, contents: Contents) -> Iterable[Package]:
     status = contents.root.files.get(STATUS)
-    distribution, _, suite = plan.base.name.partition(":")
+    distribution, suite = contents.root.distribution
     for package in dpkg.installed(status.content.decode(errors="replace")) if status else ():
         qualifiers = {"arch": package.architecture, "distro": suite}
         yield Package(

@@ -14,16 +14,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from isal import isal_zlib
-
+from imagegen.compression import Compression
 from mirror.store import disk_errors, sync_folder, write_atomically
 
 # Part of every key: raise it when the same input gives other bytes.
 LAYOUT = 3
-MEDIA_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
-# Of ISA-L's levels the one after which more time hardly gives smaller layers.
-_LEVEL = 2
-_GZIP = 31
 _CHUNK = 1 << 20
 
 
@@ -35,6 +30,7 @@ class Layer:
     diff_id: str
     size: int
     comment: str = ""
+    media_type: str = Compression.GZIP.media_type
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,9 +42,10 @@ class Content:
 
 
 class Layers:
-    """The layers of one mirror."""
+    """The layers of one mirror, as one way of compression writes them."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, compression: Compression = Compression.GZIP) -> None:
+        self._compression = compression
         self.blobs = root / "oci" / "blobs" / "sha256"
         self._known = root / "layers"
 
@@ -59,7 +56,8 @@ class Layers:
 
         A run that is killed leaves no layer behind that is not whole. Raises DiskFullError.
         """
-        key = hashlib.sha256(json.dumps([LAYOUT, _LEVEL, recipe], sort_keys=True).encode()).hexdigest()
+        whole = json.dumps([LAYOUT, self._compression.recipe, recipe], sort_keys=True)
+        key = hashlib.sha256(whole.encode()).hexdigest()
         record = self._known / f"{key}.json"
         found = self._recorded(record)
         if found:
@@ -95,7 +93,7 @@ class Layers:
             self.blobs.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=self.blobs, suffix=".tmp", delete=False) as file:
                 try:
-                    sink = _Gzip(file.write)
+                    sink = _Sink(file.write, self._compression)
                     for piece in tar:
                         sink.write(piece)
                     layer = sink.close(comment)
@@ -108,12 +106,13 @@ class Layers:
         return layer
 
 
-class _Gzip:
+class _Sink:
     """Compresses in large pieces, which other threads may run beside, and hashes both sides."""
 
-    def __init__(self, write: Callable[[bytes], object]) -> None:
+    def __init__(self, write: Callable[[bytes], object], compression: Compression) -> None:
         self._out = write
-        self._compressor = isal_zlib.compressobj(_LEVEL, isal_zlib.DEFLATED, _GZIP)
+        self._media_type = compression.media_type
+        self._compressor = compression.compressor()
         self._outer, self._inner = hashlib.sha256(), hashlib.sha256()
         self._size = 0
         self._waiting: list[bytes] = []
@@ -135,6 +134,7 @@ class _Gzip:
             diff_id=f"sha256:{self._inner.hexdigest()}",
             size=self._size,
             comment=comment,
+            media_type=self._media_type,
         )
 
     def _drain(self) -> None:

@@ -23,6 +23,8 @@ EPOCH = 315532800
 CREATED = "1980-01-01T00:00:00Z"
 LAYOUT_FILE = b'{"imageLayoutVersion":"1.0.0"}'
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+# What a Dockerfile's image has from its base without a word.
+_INHERITED = ("ExposedPorts", "StopSignal", "Volumes")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -55,9 +57,14 @@ class Image:
         return Subject(digest=self.digest, size=len(self.manifest))
 
 
-def make_image(plan: ImagePlan, layers: Sequence[Layer], architecture: str) -> Image:
-    """Make the image of these layers, from the lowest up; `architecture` is in OCI's words."""
-    config = _json(_config(plan, layers, architecture))
+def make_image(
+    plan: ImagePlan, layers: Sequence[Layer], architecture: str, base: Mapping[str, Any] | None = None
+) -> Image:
+    """Make the image of these layers, from the lowest up; `architecture` is in OCI's words.
+
+    `base` are the settings of a base image, which this one has too as far as it says nothing else.
+    """
+    config = _json(_config(plan, layers, architecture, base or {}))
     manifest = {
         "schemaVersion": 2,
         "mediaType": MANIFEST_TYPE,
@@ -238,24 +245,35 @@ def named_index(image: Image, names: Iterable[str]) -> bytes:
     return index([_entry(image, name) for name in names])
 
 
-def _config(plan: ImagePlan, layers: Sequence[Layer], architecture: str) -> dict[str, Any]:
-    variables = {"PATH": ":".join([*plan.path, _PATH]), **plan.variables}
+def _config(
+    plan: ImagePlan, layers: Sequence[Layer], architecture: str, base: Mapping[str, Any]
+) -> dict[str, Any]:
+    inherited = _variables(base)
+    path = ":".join([*plan.path, inherited.get("PATH", _PATH)])
+    variables = {**inherited, "PATH": path, **plan.variables}
+    labels = {str(name): str(value) for name, value in (base.get("Labels") or {}).items()}
     return {
         "created": CREATED,
         "architecture": architecture,
         "os": "linux",
         "config": {
+            **{name: base[name] for name in _INHERITED if base.get(name)},
             "User": plan.user,
             "Env": [f"{name}={value}" for name, value in variables.items()],
             "Cmd": [plan.shell],
             "WorkingDir": WORKSPACE,
-            "Labels": {**plan.labels, "org.opencontainers.image.version": plan.version},
+            "Labels": {**labels, **plan.labels, "org.opencontainers.image.version": plan.version},
         },
         "rootfs": {"type": "layers", "diff_ids": [layer.diff_id for layer in layers]},
         "history": [
             {"created": CREATED, "created_by": "imagegen", "comment": layer.comment} for layer in layers
         ],
     }
+
+
+def _variables(settings: Mapping[str, Any]) -> dict[str, str]:
+    pairs = (str(line).partition("=") for line in settings.get("Env") or ())
+    return {name: value for name, _, value in pairs}
 
 
 def _descriptor(layer: Layer) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import json
 import re
 import ssl
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urljoin
@@ -22,6 +22,7 @@ from imagegen.referrers import MANIFEST_TYPE, Referrer, blob_digest, fallback_ta
 _CHALLENGE = re.compile(r'(\w+)="([^"]*)"')
 _CERTIFICATES = Path("/etc/docker/certs.d")
 _PIECE = 16 << 20
+_CHUNK = 1 << 20
 _INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
 _MANIFESTS = (
     MANIFEST_TYPE,
@@ -154,6 +155,20 @@ class Repository:
         if found is not None:
             self._check_digest(found, digest)
         return found
+
+    def pieces(self, digest: str) -> Iterator[bytes]:
+        """Give the bytes of a blob as they come, unchecked. Raises PushError where it is not there."""
+        url = f"{self._root}{self._name}/blobs/{digest}"
+        try:
+            with self._client.stream(
+                "GET", url, headers=self._authorization, follow_redirects=True
+            ) as answer:
+                if answer.status_code != 200:
+                    answer.read()
+                _check(answer, (200,), url, str(self.reference))
+                yield from answer.iter_raw(_CHUNK)
+        except (httpx.TransportError, _RetryError) as error:
+            raise self._unreachable(error) from error
 
     def referrers(self, digest: str) -> tuple[Referrer, ...]:
         """Give the artifacts about a manifest that have one blob, sorted by digest."""

@@ -12,13 +12,16 @@ from pathlib import Path
 from imagegen import dpkg
 from imagegen.errors import UnfitBaseError
 
-# What `venv` installs from.
-SEEDS = "usr/share/python-wheels"
 ACCOUNTS = ("etc/passwd", "etc/group", "etc/shadow")
 STATUS = "var/lib/dpkg/status"
-_VENV_SCRIPTS = re.compile(r"usr/lib/python3(\.\d+)?/venv/scripts/(common|posix)/[\w.-]+")
-_WHEELS = re.compile(rf"{SEEDS}/[\w.+-]+\.whl")
-_SITE = re.compile(r"(etc|usr/lib)/python3\.\d+/sitecustomize\.py")
+_VENV_SCRIPTS = re.compile(r"(usr(/local)?)/lib/python3(\.\d+)?/venv/scripts/(common|posix)/[\w.-]+")
+# What `venv` installs from: Debian's own place, and that of a Python as its makers build it.
+_WHEELS = re.compile(
+    r"(usr)/share/python-wheels/[\w.+-]+\.whl|(usr/local)/lib/python3\.\d+/ensurepip/_bundled/[\w.+-]+\.whl"
+)
+_SITE = re.compile(r"(etc|usr/lib|usr/local/lib)/python3\.\d+/sitecustomize\.py")
+_BUILT = re.compile(r"usr/local/include/python3\.\d+/patchlevel\.h")
+_RELEASE = ("etc/os-release", "usr/lib/os-release")
 _ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64", "i386": "i686", "ppc64el": "ppc64le"}
 _LARGEST = 64 << 20
 
@@ -36,14 +39,33 @@ class File:
 class RootFs:
     """The parts of a Debian root that an image is made with, by path without the first slash.
 
-    `python` is the version of its Python with the patch release, `arch` as `uname -m` gives it,
-    `packages` the installed Debian packages with their versions.
+    `python` is the version of its Python with the patch release, which lies below `prefix`, `arch` as
+    `uname -m` gives it, `packages` the installed Debian packages with their versions.
     """
 
     files: Mapping[str, File]
     python: str
     arch: str
     packages: Mapping[str, str]
+    prefix: str = "/usr"
+
+    @property
+    def minor(self) -> str:
+        """The version of its Python without the patch release."""
+        return self.python.rpartition(".")[0]
+
+    @property
+    def build(self) -> str:
+        """The exact build of its Python, as far as one can know it."""
+        return self.packages.get(f"python{self.minor}-minimal", "") if self.prefix == "/usr" else self.python
+
+    @property
+    def distribution(self) -> tuple[str, str]:
+        """The names of the distribution and its release (os-release(5)); `debian` where it is silent."""
+        texts = [self.files[path].content.decode(errors="replace") for path in _RELEASE if path in self.files]
+        pairs = (line.partition("=") for line in "\n".join(texts).splitlines())
+        values = {key: value.strip("\"' ") for key, _, value in pairs}
+        return values.get("ID", "debian"), values.get("VERSION_CODENAME", "")
 
     @property
     def libc_version(self) -> str:
@@ -54,35 +76,58 @@ class RootFs:
     def venv_scripts(self) -> Iterator[tuple[str, bytes]]:
         """Give the templates of activation scripts by name."""
         for path, file in sorted(self.files.items()):
-            if _VENV_SCRIPTS.fullmatch(path):
+            if (found := _VENV_SCRIPTS.fullmatch(path)) and f"/{found[1]}" == self.prefix:
                 yield path.rpartition("/")[2], file.content
 
-    def wheels(self) -> Iterator[str]:
-        """Give the file names of the wheels that `venv` installs."""
-        yield from (path.rpartition("/")[2] for path in sorted(self.files) if _WHEELS.fullmatch(path))
+    def wheels(self) -> dict[str, bytes]:
+        """Give the wheels that `venv` installs by their file names."""
+        return {
+            path.rpartition("/")[2]: file.content
+            for path, file in sorted(self.files.items())
+            if (found := _WHEELS.fullmatch(path)) and f"/{found[1] or found[2]}" == self.prefix
+        }
 
 
 def read_rootfs(tarball: Path) -> RootFs:
     """Read a base. Raises UnfitBaseError where it is no Debian system with Python."""
     files = _files(tarball)
     packages = dict(_packages(files))
-    versions = {name: found[1] for name, version in packages.items()
-                if re.fullmatch(r"python3\.\d+-minimal", name)
-                and (found := re.match(r"(\d+\.\d+\.\d+)", version[0]))}  # fmt: skip
-    name = max(versions, default=None, key=lambda name: int(name.split(".")[1].partition("-")[0]))
-    if name is None:
+    name, version = _debian_python(packages)
+    built = _built_python(files)
+    if not (built or version) or "libc6" not in packages:
         raise UnfitBaseError(
             "it is no Debian system with Python",
             where=tarball.name,
             hint="a base needs python3 with venv, git and ca-certificates",
         )
-    arch = packages[name][1]
+    arch = packages["libc6"][1] if built else packages[name][1]
     return RootFs(
         files=files,
-        python=versions[name],
+        python=built or version,
         arch=_ARCHITECTURES.get(arch, arch),
         packages={package: version for package, (version, _) in packages.items()},
+        prefix="/usr/local" if built else "/usr",
     )
+
+
+def _debian_python(packages: Mapping[str, tuple[str, str]]) -> tuple[str, str]:
+    """Give the package and the version of the newest Python that Debian's own packages brought."""
+    versions = {name: found[1] for name, version in packages.items()
+                if re.fullmatch(r"python3\.\d+-minimal", name)
+                and (found := re.match(r"(\d+\.\d+\.\d+)", version[0]))}  # fmt: skip
+    name = max(versions, default="", key=lambda name: int(name.split(".")[1].partition("-")[0]))
+    return name, versions.get(name, "")
+
+
+def _built_python(files: Mapping[str, File]) -> str:
+    """Give the version of a Python below /usr/local, which comes first on PATH; "" where there is none."""
+    texts = (file.content.decode(errors="replace") for path, file in files.items() if _BUILT.fullmatch(path))
+    found = (re.search(r'#define\s+PY_VERSION\s+"(3\.\d+\.\d+)', text) for text in texts)
+    return max((match[1] for match in found if match), default="", key=_numbers)
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(part) for part in version.split(".")]
 
 
 def _files(tarball: Path) -> dict[str, File]:
@@ -98,8 +143,8 @@ def _files(tarball: Path) -> dict[str, File]:
 
 
 def _is_wanted(path: str) -> bool:
-    return path in (*ACCOUNTS, STATUS) or any(
-        pattern.fullmatch(path) for pattern in (_VENV_SCRIPTS, _WHEELS, _SITE)
+    return path in (*ACCOUNTS, *_RELEASE, STATUS) or any(
+        pattern.fullmatch(path) for pattern in (_VENV_SCRIPTS, _WHEELS, _SITE, _BUILT)
     )
 
 

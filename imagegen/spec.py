@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from imagegen.errors import BadReferenceError
 from imagegen.layerplan import DEFAULT_BUDGET, MOST_LAYERS
+from imagegen.reference import Reference
 from lockfiles.document import Table
 from lockfiles.errors import ConfigError
 from lockfiles.formats import ecosystem_of
@@ -19,6 +21,7 @@ DEFAULT_USER = "sandbox"
 _SUITE = re.compile(r"[a-z0-9][a-z0-9.-]*")
 _DEBIAN_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+")
 _REFERENCE = re.compile(r"[a-z0-9](?:[\w.:/-]*\w)?(?:@sha256:[0-9a-f]{64})?", re.ASCII)
+_TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,30}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _ECOSYSTEM_PACKAGES: Mapping[Ecosystem, tuple[str, ...]] = {
@@ -50,6 +53,30 @@ class DockerBase:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OciBase:
+    """An image in a folder of the OCI image layout: that of a tag, or the only one where it is empty."""
+
+    path: Path
+    tag: str = ""
+
+    def __str__(self) -> str:
+        return f"oci:{self.path}:{self.tag}" if self.tag else f"oci:{self.path}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistryBase:
+    """An image that a registry gives, without an engine."""
+
+    reference: str
+
+    def __str__(self) -> str:
+        return f"registry:{self.reference}"
+
+
+AnyBase = DebianBase | DockerBase | OciBase | RegistryBase
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImageSpec:
     """An image to build.
 
@@ -60,7 +87,7 @@ class ImageSpec:
     """
 
     name: str
-    base: DebianBase | DockerBase
+    base: AnyBase
     locks: tuple[str, ...]
     python: str | None = None
     user: str = DEFAULT_USER
@@ -117,7 +144,7 @@ def _image(name: str, table: Table, config: Config) -> ImageSpec:
     locks = _locks(table, config)
     spec = ImageSpec(
         name=check_name(table, name),
-        base=_complete(_base(table), locks, config),
+        base=_complete(_base(table, folder), locks, config),
         locks=locks,
         python=table.string("python", None),
         user=_user(table),
@@ -134,24 +161,55 @@ def _image(name: str, table: Table, config: Config) -> ImageSpec:
     return spec
 
 
-def _base(table: Table) -> DebianBase | DockerBase:
+def _base(table: Table, folder: Path) -> AnyBase:
     kind, _, rest = table.string("base").partition(":")
     packages = table.strings("apt", ())
     if kind == "debian" and _SUITE.fullmatch(rest):
-        for package in packages:
-            if not _DEBIAN_PACKAGE.fullmatch(package):
-                raise table.fault("apt", f"{package!r} is not the name of a Debian package")
-        return DebianBase(suite=rest, packages=tuple(sorted(set(packages))))
+        return _debian(table, rest, packages)
+    base: AnyBase | None = None
     if kind == "docker" and _REFERENCE.fullmatch(rest):
-        if packages:
-            raise table.fault("apt", "is only for debian: bases", "put the packages into the base image")
-        return DockerBase(reference=rest)
-    raise table.fault("base", "is not a base", "write debian:SUITE (debian:bookworm) or docker:REFERENCE")
+        base = DockerBase(reference=rest)
+    elif kind == "registry" and _is_reference(rest):
+        base = RegistryBase(reference=rest)
+    elif kind == "oci" and rest and rest.isprintable():
+        base = _layout(rest, folder)
+    if base is None:
+        raise table.fault(
+            "base",
+            "is not a base",
+            "write debian:SUITE (debian:bookworm), docker:REFERENCE, registry:HOST/NAME:TAG or oci:DIR:TAG",
+        )
+    if packages:
+        raise table.fault("apt", "is only for debian: bases", "put the packages into the base image")
+    return base
 
 
-def _complete(base: DebianBase | DockerBase, locks: Iterable[str], config: Config) -> DebianBase | DockerBase:
+def _debian(table: Table, suite: str, packages: Iterable[str]) -> DebianBase:
+    for package in packages:
+        if not _DEBIAN_PACKAGE.fullmatch(package):
+            raise table.fault("apt", f"{package!r} is not the name of a Debian package")
+    return DebianBase(suite=suite, packages=tuple(sorted(set(packages))))
+
+
+def _layout(text: str, folder: Path) -> OciBase:
+    """Read DIR or DIR:TAG; a folder is as seen from lockstock.toml."""
+    path, _, tag = text.rpartition(":")
+    if path and _TAG.fullmatch(tag):
+        return OciBase(path=folder / path, tag=tag)
+    return OciBase(path=folder / text)
+
+
+def _is_reference(text: str) -> bool:
+    try:
+        Reference.parse_pinned(text)
+    except BadReferenceError:
+        return False
+    return True
+
+
+def _complete(base: AnyBase, locks: Iterable[str], config: Config) -> AnyBase:
     """Add to a Debian base what the ecosystems of the locks need."""
-    if isinstance(base, DockerBase):
+    if not isinstance(base, DebianBase):
         return base
     paths = (lock.path.name for lock in config.locks if lock.name in locks)
     needed = {package for path in paths for package in _ECOSYSTEM_PACKAGES[ecosystem_of(path)]}

@@ -120,6 +120,11 @@ class DockerEngine:
             ) from error
         return _pinned(reference, image)
 
+    def save(self, reference: str) -> Iterator[bytes]:
+        """Give an image as the archive that `docker save` writes."""
+        with faults(reference):
+            yield from self.client.images.get(reference).save()
+
     def _pull(self, reference: str, progress: Progress) -> None:
         name, tag = (reference, None) if "@" in reference else _split_tag(reference)
         for event in self.client.api.pull(name, tag=tag, stream=True, decode=True):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import platform
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +19,23 @@ from packaging.utils import canonicalize_name
 
 from imagegen import context
 from imagegen.archive import Entry, tar
-from imagegen.bytecode import Compiler
+from imagegen.baseimages import BaseImage, link_layers
+from imagegen.bytecode import BasePython, Compiler, HostPython
 from imagegen.claims import Claims, check_together
 from imagegen.contents import Contents
 from imagegen.engines.root import BaseRoot
 from imagegen.environment import owner, settings_entries, venv_entries
 from imagegen.errors import NotStockedError, UnsupportedError
-from imagegen.layerplan import Group, group
+from imagegen.layerplan import FIXED, Group, group
 from imagegen.layers import Content, Layer, Layers
 from imagegen.live import Progress
+from imagegen.nodemodules import NodeModules, parts, posix
+from imagegen.nodeproject import tell_of_scripts
 from imagegen.npmcache import tarball_entry
 from imagegen.oci import EPOCH, Image, ImageLayout, make_image
-from imagegen.plan import HOME, ImagePlan
+from imagegen.plan import HOME, ImagePlan, NodeProject
 from imagegen.referrers import Referrer
-from imagegen.rootfs import SEEDS, RootFs
+from imagegen.rootfs import RootFs
 from imagegen.wheels import Venv, program_entries, unpack
 from lockfiles.model import Ecosystem
 from lockfiles.target import Target
@@ -70,38 +75,53 @@ class DirectEngine:
         root: RootFs,
         progress: Progress,
         attest: Attest,
+        image: BaseImage | None = None,
     ) -> Image:
         """Make the image of a plan on the base in `tarball`, and add it to the mirror's layout.
 
-        `attest` gives the evidence that is added with it.
+        `attest` gives the evidence that is added with it. Where the base is an `image`, its layers
+        are the lowest, as they are.
         Raises WheelError, CollisionError, LayerBudgetError, UnsupportedError and NotStockedError.
         """
         check_supported(plan)
         venv = Venv(root=f"{HOME}/venv", python=target.minor)
-        groups = group((*plan.stock, *plan.npm), plan.layers - len(_shared(plan)), plan.name)
+        shared = _shared(plan)
+        more = len(image.layers) - 1 if image else 0
+        groups = group((*plan.stock, *plan.npm), plan.layers, plan.name, FIXED + len(shared) + more)
         programs = BaseRoot(tarball, plan.base.digest, self._root / "roots", progress)
-        compiler = Compiler(programs, venv.python)
-        work = _Work(plan=plan, target=target, venv=venv, root=root, store=self._store, compiler=compiler)
-        with self._alone():
-            if plan.compile:
+        compiler = _compiler(plan, target, root, programs, progress)
+        with self._alone(), NodeModules(plan, self._store, programs, self._root / "node", progress) as node:
+            work = _Work(
+                plan=plan,
+                target=target,
+                venv=venv,
+                root=root,
+                store=self._store,
+                compiler=compiler,
+                node=node,
+            )
+            if compiler:
                 compiler.prepare()
             progress.step(f"assembling {plan.reference} from {plan.base.name}")
+            tell_of_scripts(plan, progress)
             with ThreadPoolExecutor(os.cpu_count()) as pool:
                 # The longest first, so that no core waits for it at the end.
-                base = pool.submit(self._base, plan, tarball)
+                base = pool.submit(self._base, plan, tarball, image)
                 venv_layer = pool.submit(self._venv, work)
                 packages = list(pool.map(lambda files: self._group(work, files), groups))
             check_together(claim for made in (venv_layer.result(), *packages) for claim in made.claims)
-            shared = [self._layers.get(*part(work))[0] for part in _shared(plan)]
-            settings = self._settings(work)
-            made = [venv_layer.result(), *packages]
-            layers = [base.result(), *(one.layer for one in made), *shared, settings]
-            image = make_image(plan, layers, target.oci_platform.partition("/")[2])
-            contents = _contents(work, groups, layers)
-            self.layout.add(image, [plan.reference], attest(image, contents))
+            made = [venv_layer.result().layer, *(one.layer for one in packages)]
+            made += [self._part(work, part) for part in shared]
+            lowest = base.result()
+            layers = [*lowest, *made, self._settings(work)]
+            settings = image.settings if image else {}
+            whole = make_image(plan, layers, target.oci_platform.partition("/")[2], settings)
+            # What the base lists is true of the last of its layers.
+            contents = _contents(work, groups, layers[len(lowest) - 1 :])
+            self.layout.add(whole, [plan.reference], attest(whole, contents))
             self.layout.prune(_KEPT)
             self._layers.forget_lost()
-        return image
+        return whole
 
     def attach(self, referrers: Iterable[Referrer]) -> None:
         """Add artifacts about images that stand."""
@@ -120,10 +140,13 @@ class DirectEngine:
                     leftover.unlink(missing_ok=True)
                 yield
 
-    def _base(self, plan: ImagePlan, tarball: Path) -> Layer:
-        return self._layers.get(
-            ["base", plan.base.digest], plan.base.name, lambda: Content(tar=_chunks(tarball), facts={})
-        )[0]
+    def _base(self, plan: ImagePlan, tarball: Path, image: BaseImage | None) -> tuple[Layer, ...]:
+        if image:
+            with disk_errors(self._layers.blobs):
+                link_layers(image, self._layers.blobs)
+            return image.layers
+        recipe, content = ["base", plan.base.digest], Content(tar=_chunks(tarball), facts={})
+        return (self._layers.get(recipe, plan.base.name, lambda: content)[0],)
 
     def _venv(self, work: _Work) -> Made:
         seeds = work.seeds
@@ -134,6 +157,12 @@ class DirectEngine:
         recipe = ["wheels", work.python, [work.recipe(file) for file in files]]
         comment = ", ".join(f"{file.name} {file.version}" for file in files)
         return _made(self._layers.get(recipe, comment, lambda: _group_content(work, files)))
+
+    def _part(self, work: _Work, part: _Part) -> Layer:
+        def content() -> Content:
+            return Content(tar=work.tar(part.entries(work)), facts={})
+
+        return self._layers.get([work.plan.user, *part.recipe], part.comment, content)[0]
 
     def _settings(self, work: _Work) -> Layer:
         entries = work.modules(list(settings_entries(work.plan, work.root, work.venv.python)))
@@ -151,13 +180,13 @@ class _Work:
     venv: Venv
     root: RootFs
     store: Store
-    compiler: Compiler
+    compiler: Compiler | None
+    node: NodeModules
 
     @property
     def python(self) -> list[str]:
         """Say what layers with modules depend on: where they lie, and what compiles them."""
-        package = f"python{self.venv.python}-minimal"
-        compiled = [self.root.packages[package]] if self.plan.compile else []
+        compiled = [self.compiler.build] if self.compiler else []
         return [self.venv.root, self.venv.python, self.plan.user, *compiled]
 
     @property
@@ -168,11 +197,15 @@ class _Work:
 
     def modules(self, entries: Collection[Entry]) -> list[Entry]:
         """Give the entries, and the compiled form of their modules where that is wanted."""
-        own = [entry for entry in entries if "/lib/python" in entry.path] if self.plan.compile else []
-        return [*entries, *self.compiler.compiled(own)]
+        if not self.compiler:
+            return list(entries)
+        return [*entries, *self.compiler.compiled(entry for entry in entries if "/lib/python" in entry.path)]
 
     def tar(self, entries: Iterable[Entry]) -> Iterator[bytes]:
         return tar(entries, lambda path: owner(self.plan.user, path), time=EPOCH)
+
+    def part(self, project: NodeProject, number: int) -> Iterator[Entry]:
+        return self.node.part(project, number)
 
     def recipe(self, file: Stocked) -> list[object]:
         return [file.filename, file.sha256, file in self.plan.install, file == self.plan.uv]
@@ -186,6 +219,24 @@ class _Work:
                 hint="run `mirror refresh`",
             )
         return path
+
+
+def _compiler(
+    plan: ImagePlan, target: Target, root: RootFs, programs: BaseRoot, progress: Progress
+) -> Compiler | None:
+    """Choose what compiles: the base's Python, or one of this host where that cannot run here."""
+    if not plan.compile:
+        return None
+    if target.arch == platform.machine():
+        return Compiler(BasePython(programs, root), target.minor)
+    python = HostPython.find(target.minor)
+    if python is None:
+        progress.step(
+            f"note: modules for {target.oci_platform} are not byte-compiled, for this host has no "
+            f"Python {target.minor}"
+        )
+        return None
+    return Compiler(python, target.minor)
 
 
 def check_supported(plan: ImagePlan) -> None:
@@ -204,7 +255,7 @@ def _venv_content(work: _Work, seeds: Sequence[str]) -> Content:
     with tempfile.TemporaryDirectory() as folder:
         for name in seeds:
             path = Path(folder, name)
-            path.write_bytes(work.root.files[f"{SEEDS}/{name}"].content)
+            path.write_bytes(work.root.wheels()[name])
             unpacked = unpack(path, name, work.venv, work.target)
             claims.append(Claims.of(name, unpacked))
             entries += unpacked.entries
@@ -253,18 +304,37 @@ _PLACED: Mapping[Ecosystem, Callable[[_Work, Stocked], _Placed]] = {
 }
 
 
-def _shared(plan: ImagePlan) -> Sequence[Callable[[_Work], tuple[object, str, Callable[[], Content]]]]:
-    """Give what makes the layers that stand for many files: recipe, comment and content of each."""
-    return [_npm_index] if plan.npm else []
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Part:
+    """A layer of what stands for many packages: what decides it, and its entries."""
+
+    recipe: Sequence[object]
+    comment: str
+    entries: Callable[[_Work], Iterable[Entry]]
 
 
-def _npm_index(work: _Work) -> tuple[object, str, Callable[[], Content]]:
-    files = [[file.name, file.version, file.filename, file.sha256, file.url] for file in work.plan.npm]
-    return (
-        ["npm index", work.plan.user, files],
-        "npm's index",
-        lambda: Content(tar=work.tar(map(_in_home, context.npm_index(work.plan, work.store))), facts={}),
+def _shared(plan: ImagePlan) -> tuple[_Part, ...]:
+    """Give the layers whose content belongs to no single package."""
+    if not plan.npm:
+        return ()
+    files = [[file.name, file.version, file.filename, file.sha256, file.url] for file in plan.npm]
+    index = _Part(
+        recipe=["npm index", files],
+        comment="npm's index",
+        entries=lambda work: map(_in_home, context.npm_index(work.plan, work.store)),
     )
+    return (index, *(part for project in plan.node for part in _node_parts(plan, project)))
+
+
+def _node_parts(plan: ImagePlan, project: NodeProject) -> Iterator[_Part]:
+    files = sorted(file.sha256 for file in plan.npm)
+    count = parts(plan)
+    for number in range(count):
+        yield _Part(
+            recipe=["node_modules", plan.base.digest, asdict(project), files, number, count],
+            comment=f"node_modules of {posix(project)}, {number + 1} of {count}",
+            entries=partial(_Work.part, project=project, number=number),
+        )
 
 
 def _in_home(entry: Entry) -> Entry:
