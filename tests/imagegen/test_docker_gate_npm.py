@@ -1,0 +1,89 @@
+"""npm in a real container whose only way out is a gate: the mirror's registry through the task's socket."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from imagegen.contained import Ended, run
+from imagegen.engines.docker import DockerEngine
+from imagegen.spec import find_image
+from mirror.gate.policyfile import load_policy
+from tests.imagegen.conftest import remove_images
+from tests.imagegen.stocked import StockedProject
+from tests.npm_registry import NpmRegistry, Tarball, make_tarball, package_lock
+from tests.project import Project
+
+pytestmark = [pytest.mark.docker, pytest.mark.network]
+NAME = "pytest-gate-npm"
+CONFIG = f"""\
+[mirror]
+tools = []
+[targets]
+python = ["3.11"]
+glibc = "2.36"
+[locks.web]
+path = "web/package-lock.json"
+[images.{NAME}]
+base = "debian:bookworm"
+locks = ["web"]
+project = "."
+"""
+
+
+@pytest.fixture
+def stocked(project: Project, cache: Path) -> StockedProject:
+    """A project whose mirror holds two npm packages, and whose registry does not answer any more."""
+    files = [make_tarball("main", dependencies={"@scope/lib": "2.1.0"}), make_tarball("@scope/lib", "2.1.0")]
+    with NpmRegistry() as registry:
+        registry.tarballs = files
+        write_web(project.folder / "web", files)
+        project.config.write_text(CONFIG)
+        project.environment = {"NPM_CONFIG_REGISTRY": registry.url}
+        project.refreshed()
+    made = StockedProject(project.folder)
+    made.share_bases(cache / "bases")
+    return made
+
+
+def write_web(folder: Path, files: list[Tarball]) -> None:
+    folder.mkdir()
+    manifest = {"name": "app", "version": "1.0.0", "dependencies": {t.name: t.version for t in files}}
+    (folder / "package.json").write_text(json.dumps(manifest))
+    (folder / "package-lock.json").write_text(package_lock(files))
+
+
+def inside(project: StockedProject, engine: DockerEngine, script: str) -> Ended:
+    spec = find_image(project.config, NAME)
+    return run(project.config, spec, engine, load_policy("test-run"), NAME, ["sh", "-c", script])
+
+
+def test_npm_through_the_task_s_socket(
+    stocked: StockedProject, engine: DockerEngine, capfd: pytest.CaptureFixture[str]
+) -> None:
+    stocked.json("build", NAME, "--engine", "docker")
+    try:
+        # An empty cache: what the image has baked in may not help.
+        script = (
+            "export NPM_CONFIG_CACHE=/tmp/empty; cd /workspace/web && npm ci --no-audit --no-fund "
+            "&& node -p \"require('@scope/lib') + require('main')\" && npm view main version "
+            "&& mkdir /tmp/new && cd /tmp/new && npm init -y >/dev/null && npm install main "
+            "&& ! npm install left-pad && ! npm install --registry=https://other.example/ thing"
+        )
+        capfd.readouterr()
+        ended = inside(stocked, engine, script)
+        told = capfd.readouterr()
+        assert ended.code == 0, told
+        assert "2\n1.0.0\n" in told.out
+        assert {(p.package, p.version, p.locks) for p in ended.report.packages} == {
+            ("main", "1.0.0", ("web",)), ("@scope/lib", "2.1.0", ("web",)),
+        }  # fmt: skip
+        assert {"left-pad", "other.example"} <= {
+            word.partition(":")[0].removeprefix("/npm/") for word in (b.target for b in ended.report.blocked)
+        }
+        assert "lockstock: other.example is not in the policy" in told.err
+        assert "the mirror does not hold this" in told.err
+    finally:
+        remove_images(engine, f"lockstock/{NAME}")
