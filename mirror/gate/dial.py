@@ -19,6 +19,10 @@ class DialError(Exception):
     """A name has no address, or none that answers."""
 
 
+class OwnAddressError(DialError):
+    """A name leads to this host itself, where ports may be open that are not for everyone."""
+
+
 async def system_resolver(name: str) -> tuple[str, ...]:
     """Ask the host's resolver. Raises DialError."""
     try:
@@ -48,8 +52,8 @@ def first_refusal(addresses: tuple[Address, ...]) -> Refusal | None:
     return next((found for address in addresses if (found := refusal(address))), None)
 
 
-async def dial(addresses: tuple[Address, ...], port: int) -> socket.socket:
-    """Connect to the first of these addresses that answers. Raises DialError."""
+async def dial(addresses: tuple[Address, ...], port: int, *, own: bool) -> socket.socket:
+    """Connect to the first of these addresses that answers; to this host only if `own`. Raises DialError."""
     reason = "no address"
     for address in addresses[:_ADDRESSES]:
         family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
@@ -65,6 +69,9 @@ async def dial(addresses: tuple[Address, ...], port: int) -> socket.socket:
             upstream.close()
             raise
         else:
+            if not own and upstream.getsockname()[0] == upstream.getpeername()[0]:
+                upstream.close()
+                raise OwnAddressError(f"{address} is this host itself")
             upstream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             return upstream
     raise DialError(f"no connection: {reason}")

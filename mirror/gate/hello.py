@@ -7,7 +7,9 @@ from mirror.gate.hosts import HostError, Name, parse_name
 _HEADER = 5
 _RECORD_LIMIT = 1 << 14
 _HANDSHAKE, _CLIENT_HELLO = 22, 1
-_SERVER_NAME, _ENCRYPTED_HELLO = 0, 0xFE0D
+_SERVER_NAME = 0
+# Encrypted ClientHellos, and the drafts before them: 0xFFCE is the encrypted server name of the first ones.
+_ENCRYPTED_HELLO = frozenset((0xFE08, 0xFE09, 0xFE0A, 0xFE0B, 0xFE0C, 0xFE0D, 0xFF02, 0xFF03, 0xFFCE))
 
 
 class HelloError(ValueError):
@@ -45,7 +47,7 @@ def _named(extensions: _Reader) -> Name:
     found: list[bytes] = []
     while extensions.left:
         kind, data = extensions.number(2), extensions.take(extensions.number(2))
-        if kind == _ENCRYPTED_HELLO:
+        if kind in _ENCRYPTED_HELLO:
             raise HelloError("an encrypted ClientHello hides the server's name")
         if kind == _SERVER_NAME:
             found.append(data)

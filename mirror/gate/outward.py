@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from mirror.gate.addresses import Address
 from mirror.gate.core import Core, Denied, Exchange, describe
-from mirror.gate.dial import DialError, dial, first_refusal, look_up
+from mirror.gate.dial import DialError, OwnAddressError, dial, first_refusal, look_up
 from mirror.gate.hello import HelloError, hello_size, server_name
 from mirror.gate.hosts import DEFAULT_PORTS, Endpoint, Name
 from mirror.gate.http1 import HEAD_LIMIT, Answer, HttpError, end_to_end, parse_answer, render_head
@@ -22,6 +22,13 @@ from mirror.gate.tokens import PREFIX, pick
 
 _CHUNK = 64 * 1024
 _ALL = 1 << 20
+_INTERIM = 16
+_STEERING = frozenset(
+    (
+        "authorization", "cookie", "forwarded", "x-original-url", "x-rewrite-url", "x-http-method",
+        "x-http-method-override", "x-method-override", "x-original-host", "x-host",
+    )
+)  # fmt: skip
 
 
 async def pinned(
@@ -57,9 +64,9 @@ async def tunnel(core: Core, exchange: Exchange, grant: Allow, usages: tuple[Usa
     assert endpoint is not None  # noqa: S101 - decide() allows no request without
     addresses = await pinned(core, exchange, endpoint, grant)
     try:
-        upstream = await dial(addresses, endpoint.port)
+        upstream = await dial(addresses, endpoint.port, own=grant.address is not None)
     except DialError as error:
-        raise Denied(deny(Kind.UPSTREAM, f"{endpoint}: {error}", grant.rule)) from error
+        raise Denied(deny(_kind(error), f"{endpoint}: {error}", grant.rule)) from error
     begun, joined = time.monotonic(), Tunnel(usages, core.settings.idle_seconds)
     core.tunnels.add(joined)
     try:
@@ -120,19 +127,29 @@ async def forward(core: Core, exchange: Exchange, grant: Allow, usages: tuple[Us
 
 
 async def routed(core: Core, exchange: Exchange, route: Route, usages: tuple[Usage, ...]) -> None:
-    """Hand a request on to a route's upstream over TLS, with the route's credential. Raises Denied."""
-    headers = end_to_end(exchange.head.headers, "host", "authorization", "cookie")
+    """Hand a request on to a route's upstream, with the route's credential. Raises Denied."""
+    headers = end_to_end(exchange.head.headers, "host")
+    own = route.credential.header.lower() if route.credential else ""
+    headers = tuple(pair for pair in headers if not _steers(pair[0], own))
     if route.credential:
-        name = route.credential.header
-        headers = tuple(pair for pair in headers if pair[0] != name.lower())
-        headers = (*headers, (name, core.settings.secrets[route.name]))
+        headers = (*headers, (route.credential.header, core.settings.secrets[route.name]))
     path = route.base + exchange.request.path
-    await _call(core, exchange, _Call(route.endpoint, path, headers, route, usages, core.settings.tls))
+    tls = core.settings.tls if route.tls else None
+    await _call(core, exchange, _Call(route.endpoint, path, headers, route, usages, tls))
+
+
+def _steers(name: str, credential: str) -> bool:
+    """Say whether a header speaks for the sandbox, or of another method, path or host than the gate saw.
+
+    Many servers take `_` in a name for `-`.
+    """
+    plain = name.replace("_", "-")
+    return plain in _STEERING or plain.startswith("x-forwarded-") or plain == credential.replace("_", "-")
 
 
 @dataclass(slots=True)
 class _Call:
-    """One request on its way; `sent` and `received` are the bytes of its bodies."""
+    """One request on its way; `sent` are all its bytes, `received` those of the answer's body."""
 
     endpoint: Endpoint
     path: str
@@ -181,8 +198,7 @@ async def _call(core: Core, exchange: Exchange, call: _Call) -> None:
         )  # fmt: skip
     if problem is None:
         return
-    kind = Kind.BUDGET if isinstance(problem, _OverError) else Kind.UPSTREAM
-    decision = deny(kind, f"{call.endpoint.host}: {_words(problem)}", call.grant.rule)
+    decision = deny(_kind(problem), f"{call.endpoint.host}: {_words(problem)}", call.grant.rule)
     if not call.status:
         raise Denied(decision) from problem
     # The answer has begun: only a broken connection can tell the client that it is not whole.
@@ -194,7 +210,9 @@ async def _converse(
     core: Core, exchange: Exchange, call: _Call, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> None:
     first = f"{exchange.request.method} {call.path} HTTP/1.1"
-    writer.write(render_head(first, (("Host", call.host), *call.headers, ("Connection", "close"))))
+    head = render_head(first, (("Host", call.host), *call.headers, ("Connection", "close")))
+    call.count(sent=len(head))  # a head carries as much out as a body does
+    writer.write(head)
     sending = asyncio.create_task(_send_body(core, exchange, call, writer))
     try:
         answer = await _answer(core, reader)
@@ -208,6 +226,12 @@ async def _converse(
         await asyncio.wait([sending])
         if not sending.cancelled():
             sending.exception()  # told already, or of no matter once the answer is whole
+
+
+def _kind(error: Exception) -> Kind:
+    if isinstance(error, _OverError):
+        return Kind.BUDGET
+    return Kind.PRIVATE if isinstance(error, OwnAddressError) else Kind.UPSTREAM
 
 
 def _words(error: Exception) -> str:
@@ -225,7 +249,7 @@ def _words(error: Exception) -> str:
 async def _connection(
     call: _Call, addresses: tuple[Address, ...]
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    upstream = await dial(addresses, call.endpoint.port)
+    upstream = await dial(addresses, call.endpoint.port, own=call.grant.address is not None)
     name = str(call.endpoint.host) if call.tls else None
     reader, writer = await asyncio.open_connection(
         sock=upstream, ssl=call.tls, server_hostname=name, limit=HEAD_LIMIT
@@ -255,7 +279,7 @@ async def _send_body(core: Core, exchange: Exchange, call: _Call, writer: asynci
 
 
 async def _answer(core: Core, reader: asyncio.StreamReader) -> Answer:
-    while True:
+    for _ in range(_INTERIM):
         async with asyncio.timeout(core.settings.idle_seconds):
             try:
                 answer = parse_answer(await reader.readuntil(b"\r\n\r\n"))
@@ -265,6 +289,7 @@ async def _answer(core: Core, reader: asyncio.StreamReader) -> Answer:
             raise HttpError(502, "the upstream changes the protocol")
         if answer.status >= 200:
             return answer
+    raise HttpError(502, "the upstream gives interim answers without end")
 
 
 async def _give_back(

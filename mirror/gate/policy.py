@@ -100,7 +100,7 @@ class Credential:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """A path of the gate behind which it speaks TLS to an upstream itself."""
+    """A path of the gate behind which it speaks to an upstream itself; without `tls` in the clear."""
 
     rule: str
     name: str
@@ -110,6 +110,7 @@ class Route:
     paths: tuple[str, ...] = ("/",)
     address: Address | None = None
     credential: Credential | None = None
+    tls: bool = True
     limits: Limits = NO_LIMITS
 
     def reaches(self, path: str) -> bool:
@@ -254,11 +255,15 @@ def _route(policy: Policy, request: Request) -> Decision:
 
 
 def is_plain(path: str) -> bool:
-    """Say whether a path means the same to everyone: no dot segments, no encoded separators."""
+    """Say whether a path means the same to everyone: no dot segments, no encoded separators.
+
+    Some servers take `..;a=b` for a dot segment, since they cut the parameters of each off (RFC 3986, 3.3).
+    """
     lowered = path.lower()
+    segments = lowered.replace("%2e", ".").replace("%3b", ";").split("/")
     return (
         "//" not in path
-        and not any(segment in (".", "..") for segment in lowered.replace("%2e", ".").split("/"))
+        and not any(segment.partition(";")[0] in (".", "..") for segment in segments)
         and not any(encoded in lowered for encoded in ("%2f", "%5c", "%00", "%25"))
     )
 

@@ -127,18 +127,33 @@ def _route(rule: str, table: Table, places: Places) -> Iterator[Route]:
     credential, address = _credential(table), _address(table, None)
     table.finish()
     for number, url in enumerate(urls, 1):
+        tls = _tls(table, key, url, clear=address is not None or key == "upstream_of", credential=credential)
         own = name if number == 1 else f"{name}-{number}"
         yield Route(
             rule=f"{rule} {own}",
             name=own,
-            endpoint=_endpoint(table, key, url, scheme="https"),
+            endpoint=_endpoint(table, key, url),
             base=parse_url(url).path.rstrip("/"),
             methods=methods,
             paths=paths,
             address=address,
             credential=credential,
+            tls=tls,
             limits=limits,
         )
+
+
+def _tls(table: Table, key: str, url: str, *, clear: bool, credential: Credential | None) -> bool:
+    """Say whether a route speaks TLS; in the clear only where the user means it, and never with a secret."""
+    if not url.lower().startswith("http:"):
+        return True
+    if credential:
+        raise table.fault(key, "a credential is never sent in the clear", "an https:// upstream")
+    if not clear:
+        raise table.fault(
+            key, "an upstream of a route begins with https://", "with address = a private one may be http://"
+        )
+    return False
 
 
 def _place(table: Table, key: str, places: Places) -> tuple[str, ...]:
@@ -149,7 +164,7 @@ def _place(table: Table, key: str, places: Places) -> tuple[str, ...]:
     return places[word]
 
 
-def _endpoint(table: Table, key: str, url: str, scheme: str | None = None) -> Endpoint:
+def _endpoint(table: Table, key: str, url: str) -> Endpoint:
     """Give the endpoint of an upstream's URL, which may not be an address."""
     try:
         target = parse_url(url)
@@ -157,8 +172,6 @@ def _endpoint(table: Table, key: str, url: str, scheme: str | None = None) -> En
         raise table.fault(key, f"not the URL of an upstream: {error}") from error
     if not isinstance(target.endpoint.host, Name):
         raise table.fault(key, "an address is not a destination", "name the host, and give address =")
-    if scheme and target.scheme != scheme:
-        raise table.fault(key, f"an upstream of a route begins with {scheme}://")
     return target.endpoint
 
 

@@ -159,7 +159,7 @@ def to_toml(policy: Policy) -> str:
             "",
             "[[route]]",
             f'name = "{route.name}"',
-            f'upstream = "https://{route.endpoint}{route.base}"',
+            f'upstream = "{"https" if route.tls else "http"}://{route.endpoint}{route.base}"',
         ]
         lines += [f"methods = {json.dumps(list(route.methods))}", f"paths = {json.dumps(list(route.paths))}"]
         lines += _address_lines(route) + _limit_lines(route.limits) + _credential_lines(route.credential)

@@ -126,13 +126,51 @@ def test_hellos_that_name_none() -> None:
             hello_size(header)
 
 
-def test_an_encrypted_hello_is_refused() -> None:
+@pytest.mark.parametrize("code", [b"\xfe\x0d", b"\xfe\x0a", b"\xff\xce"])
+def test_an_encrypted_hello_is_refused(code: bytes) -> None:
     """With it the name outside is not the name inside."""
     data = bytearray(hello("api.example"))
     place = data.index(b"\x00\x17\x00\x00")  # extended_master_secret, which is empty
-    data[place : place + 2] = b"\xfe\x0d"
+    data[place : place + 2] = code
     with pytest.raises(HelloError, match="encrypted"):
         server_name(bytes(data))
+
+
+def with_extension(code: int, content: bytes) -> bytes:
+    """Give a real ClientHello with one more extension before all others."""
+    data = hello("api.example")
+    added = code.to_bytes(2) + len(content).to_bytes(2) + content
+    at = 5 + 4 + 2 + 32
+    for width in (1, 2, 1):
+        at += width + int.from_bytes(data[at : at + width])
+    size = int.from_bytes(data[at : at + 2]) + len(added)
+    body = data[9:at] + size.to_bytes(2) + added + data[at + 2 :]
+    message = b"\x01" + len(body).to_bytes(3) + body
+    return data[:3] + len(message).to_bytes(2) + message
+
+
+@pytest.mark.parametrize("code", range(0x0A0A, 0x10000, 0x1010))
+def test_grease_is_no_obstacle(code: int) -> None:
+    """RFC 8701: clients send extensions that mean nothing, and servers leave them alone."""
+    for content in (b"", b"\0"):
+        assert server_name(with_extension(code, content)).text == "api.example"
+
+
+def test_two_names_are_none() -> None:
+    name = b"evil.example"
+    entry = b"\0" + len(name).to_bytes(2) + name
+    with pytest.raises(HelloError, match="two server names"):
+        server_name(with_extension(0, len(entry).to_bytes(2) + entry))
+
+
+@pytest.mark.parametrize("cut", [1, 40, 200])
+def test_a_hello_in_two_records_is_refused(cut: int) -> None:
+    """A name that is cut in two is seen by the server and not by whoever looks at one record."""
+    data = hello("api.example")
+    first = data[5 : 5 + cut]
+    record = data[:3] + len(first).to_bytes(2) + first
+    with pytest.raises(HelloError, match="length leads out"):
+        server_name(record)
 
 
 @given(st.integers(0, 2000), st.integers(1, 255))

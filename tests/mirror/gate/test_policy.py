@@ -90,6 +90,8 @@ def test_allowed(policy: Policy, line: str) -> None:
         ("GET /route/staging/v2/%2e%2E/v3", Kind.PATH), ("GET /route/staging/v2//x", Kind.PATH),
         ("GET /route/staging/v2/.%2e/x", Kind.PATH), ("GET /route/staging/v2/%2fx", Kind.PATH),
         ("GET /route/staging/v2/%5c..", Kind.PATH), ("GET /route/staging/v2/%252e%252e/", Kind.PATH),
+        ("GET /route/staging/v2/..;/v3", Kind.PATH), ("GET /route/staging/v2/..;a=b/v3", Kind.PATH),
+        ("GET /route/staging/v2/%2e.%3Ba/v3", Kind.PATH), ("GET /route/staging/v2/.;/x", Kind.PATH),
         ("GET /route/staging", Kind.PATH), ("GET /route/other/v2/", Kind.HOST),
         ("GET /route/staging%2fv2/", Kind.HOST),
     ],
@@ -162,6 +164,13 @@ def test_no_template_names_a_package_index() -> None:
         ('[[allow]]\nhosts_of = "pip"', "p.toml:2", "stands for no upstreams"),
         ('[[route]]\nname = "X"\nupstream = "https://a.example"', "p.toml:2", "letters"),
         ('[[route]]\nname = "x"\nupstream = "http://a.example"', "p.toml:3", "https"),
+        (
+            '[[route]]\nname = "x"\nupstream = "http://a.example"\naddress = "10.0.0.1"\n'
+            'credential = { env = "S" }',
+            "p.toml:3",
+            "in the clear",
+        ),
+        ('[[route]]\nname = "x"\nupstream = "ftp://a.example"\naddress = "10.0.0.1"', "p.toml:3", "http"),
         ('[[route]]\nname = "x"\nupstream = "https://10.0.0.1/"', "p.toml:3", "address"),
         ('[[route]]\nname = "x"\nupstream = "https://u:p@a.example/"', "p.toml:3", "upstream"),
         (
@@ -261,3 +270,16 @@ def test_budgets() -> None:
     usage.sent = 11
     assert usage.over
     assert not Usage(Limits()).spent
+
+
+def test_routes_in_the_clear_only_where_the_user_means_it() -> None:
+    text = '[[route]]\nname = "devpi"\nupstream = "http://devpi.example:3141/root"\naddress = "10.1.2.3"'
+    (route,) = parse_policy("p.toml", text, {}).routes
+    assert (route.tls, route.endpoint.port, route.base) == (False, 3141, "/root")
+    places = {"pip": ("http://index.example/simple/",), "npm": ("https://npm.example/",), "files": ()}
+    found = load_policy("dependency-update", places)
+    assert {(r.name, r.tls, r.endpoint.port) for r in found.routes} == {
+        ("pip", False, 80),
+        ("npm", True, 443),
+    }
+    assert unmet(found) == ()

@@ -10,12 +10,14 @@ import random
 import ssl
 from collections.abc import Iterator
 from contextlib import suppress
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
 from mirror.gate.audit import verify
 from mirror.gate.core import Identify, Identity, Settings
+from mirror.gate.dial import OwnAddressError, dial
 from mirror.gate.errors import LogError, TokenError
 from mirror.gate.http1 import Head
 from mirror.gate.log import Log
@@ -308,7 +310,8 @@ async def test_a_plain_request_goes_on_alone(tmp_path: Path) -> None:
             assert word not in seen
         assert b"x-keep: 1" in seen
         record = gate.records("request")[0]
-        assert (record["path"], record["query_bytes"], record["sent"], record["received"]) == ("/v1", 9, 4, 2)
+        sent = (record["path"], record["query_bytes"], record["sent"], record["received"])
+        assert sent == ("/v1", 9, len(seen), 2)
         assert "abc" not in gate.log.path.read_text()
 
 
@@ -330,7 +333,7 @@ async def test_redirects_to_denied_places_end_at_the_gate(tmp_path: Path) -> Non
         b"", b"garbage\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\nx",
         b"HTTP/1.1 101 Switching Protocols\r\n\r\n", b"HTTP/1.1 200 OK\r\nX: " + b"y" * 100_000 + b"\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nX: 1\nSet-Cookie: x\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: 1\nSet-Cookie: x\r\n\r\n", b"HTTP/1.1 103 Early Hints\r\n\r\n" * 1000,
     ],
 )  # fmt: skip
 async def test_hostile_upstreams(tmp_path: Path, answer: bytes) -> None:
@@ -387,6 +390,45 @@ async def test_a_route_adds_what_the_sandbox_never_sees(tmp_path: Path) -> None:
             assert (status, body["kind"]) == (403, kind)
         assert up.connections == 1
         assert "s3cret" not in gate.log.path.read_text()
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "X-HTTP-Method-Override: DELETE", "X-Original-URL: /admin", "X_Rewrite_URL: /admin",
+        "Forwarded: host=evil.example",
+        "X-Forwarded-Host: evil.example", "x_api_key: mine", "X-Api-Key: mine", "Authorization: mine",
+    ],
+)  # fmt: skip
+async def test_headers_that_steer_stay_behind(tmp_path: Path, header: str) -> None:
+    """A method or a path that the upstream takes from a header is one that the policy never saw."""
+    tls = server_tls(tmp_path, "staging.example")
+    policy = ROUTE.replace('scheme = "Bearer"', 'header = "X-Api-Key"')
+    async with (
+        upstream(answering(OK), tls) as up,
+        running(tmp_path, policy.format(port=up.port), secrets={"staging": "s3cret"}) as gate,
+    ):
+        assert (await gate.ask("POST", "/route/staging/v1/items", header, "X-Kept: 1"))[0] == 200
+        seen = bytes(up.seen)
+        assert header.partition(": ")[2].encode() not in seen
+        assert b"x-kept: 1" in seen
+        assert b"X-Api-Key: s3cret\r\n" in seen
+
+
+async def test_a_route_in_the_clear(tmp_path: Path) -> None:
+    text = '[[route]]\nname = "r"\nupstream = "http://devpi.example:{port}/root"\naddress = "127.0.0.1"'
+    async with upstream(answering(OK)) as up, running(tmp_path, text.format(port=up.port)) as gate:
+        assert (await gate.ask("GET", "/route/r/simple/"))[0] == 200
+        assert bytes(up.seen).startswith(b"GET /root/simple/ HTTP/1.1\r\nHost: devpi.example:")
+
+
+async def test_a_name_that_leads_to_this_host_is_refused() -> None:
+    """Its ports are open to programs here, even at an address that is public."""
+    async with upstream(echo) as up:
+        here = (ip_address("127.0.0.1"),)
+        with pytest.raises(OwnAddressError, match="this host itself"):
+            await dial(here, up.port, own=False)
+        (await dial(here, up.port, own=True)).close()
 
 
 async def test_a_route_wants_the_right_certificate(tmp_path: Path) -> None:
@@ -536,6 +578,17 @@ async def test_a_budget_ends_a_plain_request(tmp_path: Path) -> None:
         answer = await gate.send(data.encode())
         assert answer.startswith(b"HTTP/1.1 403")
         assert b"x" * 11 not in up.seen
+
+
+async def test_what_goes_out_in_a_head_counts(tmp_path: Path) -> None:
+    async with upstream(answering(OK)) as up, running(tmp_path, policy_for(up.port, "sent = 900")) as gate:
+        host = f"api.example:{up.port}"
+        secret = "s" * 500
+        assert (await gate.ask("GET", f"http://{host}/{secret}", host=host))[0] == 200
+        for headers in ((), (f"X-Secret: {secret}",)):
+            status, _, body = await gate.ask("GET", f"http://{host}/{secret}", *headers, host=host)
+            assert (status, body["kind"]) == (403, "budget")
+        assert bytes(up.seen).count(secret.encode()) == 1
 
 
 async def test_slow_clients_end(tmp_path: Path) -> None:
