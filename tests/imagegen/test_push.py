@@ -2,92 +2,36 @@
 
 from __future__ import annotations
 
-import base64
-import ipaddress
 import json
 import os
 import shutil
 import socket
 import ssl
-import subprocess
 import threading
-import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from imagegen.credentials import Credentials, find_credentials
 from imagegen.errors import BadReferenceError, PushError
-from imagegen.layers import Content, Layers
-from imagegen.live import Silent
-from imagegen.oci import Image, ImageLayout, make_image
-from imagegen.plan import make_plan
-from imagegen.push import push, tags_of, write_lock
+from imagegen.push import tags_of, write_lock
 from imagegen.reference import Reference
 from imagegen.referrers import MANIFEST_TYPE
 from imagegen.registry import Repository
-from tests.imagegen.plans import BASE, SNAPSHOT, SPEC, TARGET
-
-# bcrypt of the secret, at its lowest cost
-HTPASSWD = "ci:$2b$04$abcdefghijklmnopqrstuuBxS6FB60KlZb.AivOc2z5qdP/hOu2r6\n"
-SECRET = "p:w d"
-PLAN = make_plan(SPEC, SNAPSHOT, TARGET, BASE, templates="0")
-CONFIG = """\
-version: 0.1
-log: {{level: error}}
-storage:
-  filesystem: {{rootdirectory: {folder}/data}}
-http:
-  addr: 127.0.0.1:{port}
-"""
-TLS = "  tls: {{certificate: {folder}/cert.pem, key: {folder}/key.pem}}\n"
-AUTH = "auth:\n  htpasswd: {{realm: tests, path: {folder}/htpasswd}}\n"
-
-
-@dataclass
-class Registry:
-    """A docker-registry on loopback, which lives inside the block."""
-
-    folder: Path
-    port: int
-    extra: str = ""
-    scheme: str = "http"
-
-    def __enter__(self) -> Registry:
-        (self.folder / "config.yml").write_text(
-            (CONFIG + self.extra).format(folder=self.folder, port=self.port)
-        )
-        (self.folder / "htpasswd").write_text(HTPASSWD)
-        self.process = subprocess.Popen(
-            ["docker-registry", "serve", str(self.folder / "config.yml")], stderr=subprocess.DEVNULL
-        )
-        for _ in range(100):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return self
-            time.sleep(0.1)
-        raise RuntimeError("the registry does not start")
-
-    def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    @property
-    def host(self) -> str:
-        return f"127.0.0.1:{self.port}"
-
-    def get(self, path: str, **options: Any) -> httpx.Response:
-        return httpx.get(f"http://{self.host}/v2/{path}", **options)
+from tests.imagegen.registries import (
+    AUTH,
+    PLAN,
+    SECRET,
+    TLS,
+    Made,
+    Registry,
+    docker_config,
+    write_certificate,
+)
 
 
 @pytest.fixture
@@ -99,32 +43,10 @@ def registry(tmp_path: Path, free_port: int) -> Iterator[Registry]:
 @pytest.fixture
 def locked(tmp_path: Path, free_port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
     """With TLS and a password; its own authority is trusted."""
-    _write_certificate(tmp_path)
+    write_certificate(tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
     with Registry(tmp_path, free_port, TLS + AUTH, "https") as running:
         yield running
-
-
-@dataclass
-class Made:
-    """A small image in a layout."""
-
-    root: Path
-    contents: tuple[bytes, ...] = (b"base", b"venv")
-    image: Image = field(init=False)
-
-    def __post_init__(self) -> None:
-        layers = Layers(self.root)
-        made = [
-            layers.get([c.hex()[:64], len(c)], "", lambda c=c: Content(tar=[c], facts={}))[0]  # type: ignore[misc]
-            for c in self.contents
-        ]
-        self.layout = ImageLayout(self.root / "oci")
-        self.image = make_image(PLAN, made, "amd64")
-        self.layout.add(self.image, [PLAN.reference])
-
-    def push(self, reference: str, *tags: str) -> Any:
-        return push(self.image, self.layout, Reference.parse(reference), tags, Silent())
 
 
 @pytest.fixture
@@ -172,7 +94,7 @@ class TestPush:
     def test_tls_and_a_password(
         self, locked: Registry, made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setenv("DOCKER_CONFIG", str(_docker_config(tmp_path, locked.host)))
+        monkeypatch.setenv("DOCKER_CONFIG", str(docker_config(tmp_path, locked.host)))
 
         made.push(f"{locked.host}/dev", "latest")
 
@@ -194,7 +116,7 @@ class TestRefusals:
     def test_a_wrong_password_is_not_shown(
         self, locked: Registry, made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setenv("DOCKER_CONFIG", str(_docker_config(tmp_path, locked.host, "not-this")))
+        monkeypatch.setenv("DOCKER_CONFIG", str(docker_config(tmp_path, locked.host, "not-this")))
 
         with pytest.raises(PushError) as raised:
             made.push(f"{locked.host}/dev", "latest")
@@ -351,7 +273,7 @@ class Cutting:
 
 class TestCredentials:
     def test_of_a_file(self, tmp_path: Path) -> None:
-        _docker_config(tmp_path, "registry.example")
+        docker_config(tmp_path, "registry.example")
 
         assert find_credentials("registry.example", tmp_path) == Credentials("ci", SECRET)
         assert find_credentials("other.example", tmp_path) is None
@@ -403,31 +325,3 @@ def test_images_lock_keeps_the_others(registry: Registry, made: Made, tmp_path: 
 
 def test_a_real_registry_is_there() -> None:
     assert shutil.which("docker-registry"), "apt-get install docker-registry"
-
-
-def _docker_config(folder: Path, registry: str, secret: str = SECRET) -> Path:
-    auth = base64.b64encode(f"ci:{secret}".encode()).decode()
-    content: Mapping[str, Any] = {"auths": {registry: {"auth": auth}}}
-    (folder / "config.json").write_text(json.dumps(content))
-    return folder
-
-
-def _write_certificate(folder: Path) -> None:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "tests")])
-    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    (folder / "cert.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    pem, plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    (folder / "key.pem").write_bytes(key.private_bytes(serialization.Encoding.PEM, pem, plain))
