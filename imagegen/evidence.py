@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from packageurl import PackageURL
 from packaging.utils import parse_wheel_filename
 
-from imagegen import dpkg, provenance, sbom
+from imagegen import debslock, dpkg, provenance, sbom
 from imagegen.contents import Contents
-from imagegen.licences import licences_of
+from imagegen.debslock import Deb
+from imagegen.licences import licences_of, of_metadata
 from imagegen.oci import Image
 from imagegen.plan import ImagePlan
 from imagegen.referrers import Referrer, make_referrer
@@ -18,6 +21,7 @@ from imagegen.rootfs import STATUS
 from imagegen.sbom import Package
 from imagegen.statements import CYCLONEDX, PREDICATE, PROVENANCE, STATEMENT
 from mirror.config import BUILD_SUFFIX, TOOLS
+from mirror.publish import metadata
 from mirror.snapshot import Snapshot, Stocked, covers
 
 
@@ -25,14 +29,16 @@ def attest(
     plan: ImagePlan,
     snapshot: Snapshot,
     stored: Callable[[str], Path],
+    debs: Iterable[Deb],
     image: Image,
     contents: Contents,
 ) -> tuple[Referrer, ...]:
     """Give the evidence of an image that was made of a plan, unsigned. Equal input, equal bytes.
 
-    `stored` says where a file with a sha256 lies.
+    `stored` says where a file with a sha256 lies; `debs` are the packages of the base as debs.lock
+    has them, none where nothing is locked.
     """
-    packages = (*_stocked(plan, snapshot, stored, contents), *_seeds(contents), *_debian(plan, contents))
+    packages = (*_stocked(plan, snapshot, stored, contents), *_seeds(contents), *_debian(debs, contents))
     bill = sbom.bill(plan, image.digest, packages)
     origin = provenance.provenance(plan, snapshot, image.digest, packages)
     return (
@@ -48,7 +54,7 @@ def _stocked(
     for file in (*plan.stock, *plan.npm):
         yield Package(
             purl=_purl(file),
-            use="installed" if file in plan.install else "stocked",
+            use="installed" if file in plan.install or (plan.node and file in plan.npm) else "stocked",
             layer=contents.files[file.sha256],
             filename=file.filename,
             sha256=file.sha256,
@@ -74,21 +80,35 @@ def _purl(file: Stocked) -> PackageURL:
 
 
 def _seeds(contents: Contents) -> Iterator[Package]:
-    """Give the wheels that Debian's Python puts into every environment."""
-    for filename, layer in contents.seeds.items():
-        name, version = parse_wheel_filename(filename)[:2]
-        yield Package(
-            purl=PackageURL("pypi", None, name, str(version)), use="installed", layer=layer, filename=filename
-        )
+    """Give the wheels that the base's Python puts into every environment."""
+    wheels = contents.root.wheels()
+    with tempfile.TemporaryDirectory() as folder:
+        for filename, layer in contents.seeds.items():
+            name, version = parse_wheel_filename(filename)[:2]
+            path = Path(folder, filename)
+            path.write_bytes(wheels[filename])
+            yield Package(
+                purl=PackageURL("pypi", None, name, str(version)),
+                use="installed",
+                layer=layer,
+                filename=filename,
+                sha256=hashlib.sha256(wheels[filename]).hexdigest(),
+                licences=of_metadata(metadata.read(path, filename) or {}),
+            )
 
 
-def _debian(plan: ImagePlan, contents: Contents) -> Iterable[Package]:
+def _debian(debs: Iterable[Deb], contents: Contents) -> Iterator[Package]:
+    locked = {(deb.name, deb.version, deb.architecture): deb for deb in debs}
     status = contents.root.files.get(STATUS)
     distribution, suite = contents.root.distribution
     for package in dpkg.installed(status.content.decode(errors="replace")) if status else ():
         qualifiers = {"arch": package.architecture, "distro": suite}
+        deb = locked.get((package.name, package.version, package.architecture))
         yield Package(
             purl=PackageURL("deb", distribution, package.name, package.version, qualifiers),
             use="base",
             layer=contents.base,
+            filename=deb.file if deb else "",
+            sha256=deb.sha256 if deb else "",
+            locks=(debslock.NAME,) if deb else (),
         )
