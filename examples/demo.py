@@ -37,7 +37,7 @@ def main(example: str) -> int:
         ),
         (
             "built",
-            f"{plural(built['installed'], 'package')} in {human_size(built['size'])}",
+            f"{plural(built['installed'] + built['npm'], 'package')} in {human_size(built['size'])}",
             human_time(build_time),
         ),
         (
@@ -47,18 +47,30 @@ def main(example: str) -> int:
         ),
         ("image", built["reference"], ""),
         ("digest", built["image"], ""),
+        ("place", built["place"], ""),
         ("mirror", str(file.parent / ".lockstock"), ""),
         ("report", str(report), ""),
     ]
     changed = stocked["changed"] or built["changed"] or verify_time
     say(f"\n{'done' if changed else 'nothing changed'} in {human_time(time.perf_counter() - begun)}")
     print_table("", ("", "", "time"), rows)
-    say(
-        f"\nnext:\n  docker run --rm -it --network none {built['reference']}   # look around\n"
-        f"  change {file.parent}/requirements.in, lock it again, and run this again\n"
-        "  docs/tutorial.md does the same for a project of yours"
-    )
+    say("\nnext:")
+    for line in (*hints(built, file), "docs/tutorial.md does the same for a project of yours"):
+        say(f"  {line}")
     return 0
+
+
+def hints(built: dict[str, Any], file: Path) -> tuple[str, ...]:
+    """Say what can be done with the image where it is."""
+    change = f"change a lock below {file.parent}, and run this again"
+    if built["place"] == "docker":
+        return (f"docker run --rm -it --network none {built['reference']}   # look around", change)
+    name, command = built["name"], Path(sys.executable).with_name("imagegen")
+    return (
+        f"{command} build {name} -c {file} -o tar:{name}.tar   # docker, podman and skopeo load it",
+        f"{command} push {name} -c {file} HOST/{name}   # to a registry",
+        change,
+    )
 
 
 def run(command: str, verb: str, config: Path, *names: str) -> tuple[dict[str, Any], float]:

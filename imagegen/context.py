@@ -81,7 +81,7 @@ def npm_cache(plan: ImagePlan, store: Store) -> tuple[Entry, ...]:
 def npm_index(plan: ImagePlan, store: Store) -> tuple[Entry, ...]:
     """Give all of npm's cache but the tarballs, and a list of them. Raises NotStockedError."""
     for artifact in plan.npm:
-        _check_held(artifact, store.path(artifact.sha256))
+        check_held(artifact, store.path(artifact.sha256))
     lines = sorted({f"{artifact.name} {artifact.version}\n" for artifact in plan.npm})
     listing = [Entry(path=f"npm/{_STOCKED}", content="".join(lines).encode())] if lines else []
     return (*listing, *(in_cache(entry) for entry in index_entries(filter(has_place, plan.npm), store)))
@@ -143,11 +143,12 @@ def _is_ours(folder: Path) -> bool:
 def _wheels(plan: ImagePlan, stored: Callable[[str], Path]) -> Iterator[Entry]:
     for artifact in plan.stock:
         path = stored(artifact.sha256)
-        _check_held(artifact, path)
+        check_held(artifact, path)
         yield Entry(path=f"wheels/{artifact.filename}", content=path)
 
 
-def _check_held(artifact: Stocked, path: Path) -> None:
+def check_held(artifact: Stocked, path: Path) -> None:
+    """See that a stocked file lies there. Raises NotStockedError where it does not, or not whole."""
     if not path.is_file() or path.stat().st_size != artifact.size:
         raise NotStockedError(
             "the mirror's store does not hold this file, or not whole",

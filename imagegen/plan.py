@@ -50,9 +50,10 @@ class ImagePlan:
     """Everything that decides an image's content.
 
     `install` is installed in the virtual environment, `stock` lies beside it as files (and holds
-    `install`), `uv` is the tool that goes on PATH, `npm` are the tarballs in npm's cache, `node` are
-    the projects whose node_modules it has, `layers` is the most layers it may have, and `compile`
-    whether modules are byte-compiled. `digest` is the sha256 of all the rest and of the templates.
+    `install`), `build` is what sdists are built with, `uv` is the tool that goes on PATH, `npm` are
+    the tarballs in npm's cache, `node` are the projects whose node_modules it has, `layers` is the
+    most layers it may have, and `compile` whether modules are byte-compiled. `digest` is the sha256
+    of all the rest and of the templates.
     """
 
     name: str
@@ -61,6 +62,7 @@ class ImagePlan:
     locks: tuple[str, ...]
     install: tuple[Stocked, ...]
     stock: tuple[Stocked, ...]
+    build: tuple[Stocked, ...]
     uv: Stocked | None
     npm: tuple[Stocked, ...]
     node: tuple[NodeProject, ...]
@@ -133,6 +135,7 @@ def make_plan(
         locks=spec.locks,
         install=install,
         stock=stock,
+        build=_of(Ecosystem.PYPI, snapshot.chosen(companions, str(target))),
         uv=next((tool for tool in tools if canonicalize_name(tool.name) == "uv"), None),
         npm=_of(Ecosystem.NPM, chosen),
         node=node,

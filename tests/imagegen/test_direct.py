@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.imagegen.stocked import StockedProject
-from tests.wheels import make_sdist, make_wheel
+from tests.wheels import make_wheel
 
 pytestmark = [pytest.mark.network, pytest.mark.root]
 NAME = "pytest-layout"
@@ -285,17 +285,6 @@ class TestRefusals:
 
         assert code == 48
         assert "leads out of it" in said
-
-    def test_an_sdist_is_left_to_docker(self, tmp_path: Path, cache: Path) -> None:
-        project = stocked(tmp_path / "project", cache, make_sdist(tmp_path / "up", "alpha", "1.0"))
-
-        code, said = refused(project)
-
-        assert code == 61
-        assert "built from source" in said
-        ended = project.imagegen("build", NAME, environment=NO_ENGINE)  # and auto goes on to ask the engine
-        assert ended.returncode == 40
-        assert "building with the Docker engine" in ended.stderr
 
     def test_too_few_layers(self, tmp_path: Path, cache: Path) -> None:
         wheel = make_wheel(tmp_path / "up", "alpha", "1.0")
