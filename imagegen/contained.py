@@ -45,9 +45,18 @@ class Ended:
 
 
 def run(
-    config: Config, spec: ImageSpec, engine: DockerEngine, policy: Policy, task: str, command: Sequence[str]
+    config: Config,
+    spec: ImageSpec,
+    engine: DockerEngine,
+    policy: Policy,
+    task: str,
+    command: Sequence[str],
+    post: str | None = None,
 ) -> Ended:
-    """Run a command with a gate of its own. Raises NotBuiltError, PolicyError, LogError and BuildError."""
+    """Run a command with a gate of its own; `post` is a command that is given each signed checkpoint.
+
+    Raises NotBuiltError, PolicyError, LogError and BuildError.
+    """
     reference = f"{REPOSITORY}/{spec.name}:{LATEST}"
     image = engine.find(reference)
     if image is None:
@@ -59,7 +68,7 @@ def run(
         folder = Path(temporary)
         confined = _confined(spec, image.id, policy, owner_of(config, task), command, folder)
         door = Door(task=task, socket=folder / "gate.sock", watch=folder / "watch.sock")
-        first, code, note = asyncio.run(_guarded(config, spec, engine, policy, confined, door))
+        first, code, note = asyncio.run(_guarded(config, spec, engine, policy, confined, door, post))
     records: list[dict[str, Any]] = []
     signer = home_of(config).signer()
     verify(home_of(config).log(task), signer.named(f"{signer.name}/{task}").verifier, note, records.append)
@@ -101,10 +110,16 @@ def _confined(
 
 
 async def _guarded(
-    config: Config, spec: ImageSpec, engine: DockerEngine, policy: Policy, confined: Confined, door: Door
+    config: Config,
+    spec: ImageSpec,
+    engine: DockerEngine,
+    policy: Policy,
+    confined: Confined,
+    door: Door,
+    post: str | None,
 ) -> tuple[int, int, str]:
     """Give the number of records before this run, the exit code, and the last note."""
-    async with open_gate(config, policy, door) as gate:
+    async with open_gate(config, policy, door, post) as gate:
         first = gate.core.size - 1
         async with _watched(gate, engine, confined, door) as inside:
             with Sandbox(engine, inside) as sandbox:

@@ -17,7 +17,7 @@ import pytest
 from imagegen.contained import Ended, owner_of, run
 from imagegen.plan import REPOSITORY
 from imagegen.spec import find_image
-from mirror.gate.audit import verify
+from mirror.gate.audit import notes_path, verify
 from mirror.gate.policyfile import parse_policy
 from mirror.gate.running import home_of
 from mirror.publish import simple
@@ -310,7 +310,8 @@ def test_clients_in_the_sandbox_use_the_mirror(sandbox: Sandbox, capfd: pytest.C
 def test_the_command(sandbox: Sandbox, tmp_path: Path) -> None:
     config = str(sandbox.project.folder / "lockstock.toml")
     command = [sys.executable, "-m", "imagegen", "run", NAME, "--policy", "test-run", "-c", config, "--"]
-    script = "curl -sS https://docs.example/ || python3 -c 'import urllib.request as u; u.urlopen(\"http://docs.example/\")'"
+    script = "curl -sS https://docs.example/ ; python3 -c 'import urllib.request as u; u.urlopen(\"http://docs.example/\")'"
+    command[-1:-1] = ["--post", f"cp /dev/stdin {tmp_path}/posted"]
     ended = subprocess.run(
         [*command, "sh", "-c", script], capture_output=True, text=True, check=False, cwd=tmp_path
     )
@@ -318,7 +319,11 @@ def test_the_command(sandbox: Sandbox, tmp_path: Path) -> None:
     assert ended.stderr.splitlines()[-1].startswith(
         "reached no host outside; 0 package files from the mirror; blocked"
     )
+    assert "docs.example:80 (host)" in ended.stderr.splitlines()[-1]
     assert left_behind(sandbox, NAME) == []
+    assert (tmp_path / "posted").read_text() in notes_path(
+        home_of(sandbox.project.config).log(NAME)
+    ).read_text()
     assert f"{REPOSITORY}/{NAME}" in sandbox.reference
 
 

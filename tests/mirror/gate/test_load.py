@@ -20,11 +20,13 @@ from mirror.gate.audit import verify
 from mirror.gate.keys import GateHome
 from mirror.gate.log import Log
 from mirror.gate.note import Verifier
+from mirror.gate.reports import blocked
 from tests.mirror.gate.harness import echo, hello, upstream
 
 pytestmark = pytest.mark.anyio
 TUNNELS = 1000
 SLOW = 100
+FLOOD = 5000
 POLICY = '[[allow]]\nhost = "api.example"\nports = [{port}]\naddress = "127.0.0.1"\n'
 HELLO = hello("api.example")
 
@@ -178,6 +180,39 @@ async def test_kill_9_under_load(tmp_path: Path, tmp_path_factory: pytest.TempPa
         assert counts["decision"] >= up.connections
         assert counts["decision"] >= whole
         assert verified.unsealed <= 256
+        log.open("ab").write(b'{"half":')
+        command = [sys.executable, "-m", "mirror", "audit", "verify", str(log)]
+        told = await asyncio.to_thread(
+            subprocess.run, command, cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        assert f"verified {verified.records} records" in told.stderr
+        assert "the last record was not written whole: 8 bytes of it, not counted" in told.stderr
+        if verified.unsealed:
+            assert "after the last checkpoint: not sealed, and so not proved" in told.stderr
         signer = process.home.signer()
         Log(log, signer.named(f"{signer.name}/load")).close()
         assert verify(log, process.verifier).unsealed == 0
+
+
+async def test_a_flood_of_denials_fills_neither_memory_nor_log(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    async with gate(tmp_path, 1, tmp_path_factory.mktemp("s")) as process:
+        before = process.memory
+        turn = asyncio.Semaphore(50)
+
+        async def denied(number: int) -> None:
+            async with turn:
+                reader, writer = await asyncio.open_unix_connection(process.socket)
+                host = f"h{number}.example:443"
+                writer.write(f"CONNECT {host} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+                assert (await reader.read()).startswith(b"HTTP/1.1 403")
+                writer.close()
+
+        await asyncio.gather(*(denied(number) for number in range(FLOOD)))
+        assert process.memory < before + 16_384
+        process.child.terminate()
+        await process.child.wait()
+        records = process.records()
+        assert len(records) < 1500  # more than one window, where the machine is slow
+        assert sum(one.times for one in blocked(records)) == FLOOD
