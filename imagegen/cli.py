@@ -198,6 +198,10 @@ def run(
         typer.Option("--policy", "-p", help="A policy's file, or the name of a ready one.", metavar="POLICY"),
     ],
     task: Annotated[str, typer.Option("--task", help="The name of its log; the image's if not given.")] = "",
+    post: Annotated[
+        str | None,
+        typer.Option("--post", help="Run this with each signed checkpoint on stdin.", metavar="COMMAND"),
+    ] = None,
     config: ConfigOption = configuration.DEFAULT_FILE,
     as_json: JsonOption = False,
 ) -> None:
@@ -216,7 +220,7 @@ def run(
         raise typer.BadParameter("give the command after --, as in: -- pytest -q")
     loaded, spec = load_image(config, name)
     rules = load_policy(policy, Upstreams(loaded))
-    ended = contain(loaded, spec, DockerEngine(), rules, check_task(task or name), context.args)
+    ended = contain(loaded, spec, DockerEngine(), rules, check_task(task or name), context.args, post)
     if as_json:
         print_json(asdict(ended))
     say(summary(ended.report))
