@@ -24,6 +24,7 @@ from imagegen.spec import ImageSpec
 from mirror.config import Config
 from mirror.console import say
 from mirror.gate.audit import verify
+from mirror.gate.core import Denied
 from mirror.gate.policy import Policy
 from mirror.gate.reports import Touched, touched
 from mirror.gate.running import Door, home_of, open_gate
@@ -145,7 +146,8 @@ async def _watched(
         if await _begins(gate, watch):
             yield replace(confined, network=watch.network)
         else:
-            gate.core.record("watch", door.task, state="none")
+            with suppress(Denied):  # told by the failure of the core
+                gate.core.record("watch", door.task, state="none")
             yield confined
     finally:
         await _end(gate, watch)
@@ -154,7 +156,7 @@ async def _watched(
 async def _begins(gate: Gate, watch: Watch) -> bool:
     """Start the watch, and say whether it is there."""
     try:
-        await asyncio.to_thread(watch.start)
+        watch.start()  # not in a thread, which would go on when this is interrupted
         async with asyncio.timeout(_WATCH_SECONDS):
             await gate.watch.begun.wait()
         reason = "" if gate.watch.on else "/dev/net/tun cannot be used"

@@ -54,7 +54,7 @@ class Watch:
             for leftover in self._client.containers.list(
                 all=True, filters={"label": f"{_LABEL}={self._watched.owner}"}
             ):
-                leftover.remove(force=True)
+                leftover.remove(force=True, v=True)
         try:
             self._start(_IPV6)
         except BuildError:
@@ -71,7 +71,7 @@ class Watch:
         """Remove it."""
         with suppress(NotFound), faults(self._watched.image):
             if self._container is not None:
-                self._container.remove(force=True)
+                self._container.remove(force=True, v=True)
         self._container = None
 
     def _start(self, sysctls: Mapping[str, str]) -> None:

@@ -184,7 +184,10 @@ def main(place: str) -> None:
 
 
 def _read(device: int, out: BinaryIO) -> None:
-    packet = os.read(device, _MTU)
+    try:
+        packet = os.read(device, _MTU)
+    except BlockingIOError:
+        return
     try:
         found = look(packet)
     except (ValueError, IndexError, struct.error):
