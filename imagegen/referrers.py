@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 EMPTY = b"{}"
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
 
 
@@ -79,13 +81,24 @@ def make_referrer(subject: Subject, kind: str, blob: bytes, annotations: Mapping
     return Referrer(manifest=json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode(), blob=blob)
 
 
-def blob_digest(manifest: bytes) -> str:
-    """Say which blob an artifact's manifest names. Raises ValueError where it is no such manifest."""
+def blob_digest(manifest: bytes, subject: str | None = None) -> str:
+    """Say which blob an artifact's manifest names.
+
+    Raises ValueError where it is no manifest of an artifact with one blob about something, which is
+    that of the digest `subject` if it is given.
+    """
     try:
-        (layer,) = json.loads(manifest)["layers"]
-        return str(layer["digest"])
-    except (KeyError, TypeError) as error:
+        content = json.loads(manifest)
+        (layer,) = content["layers"]
+        about, blob = str(content["subject"]["digest"]), str(layer["digest"])
+        if not isinstance(content["artifactType"], str) or about != (subject or about):
+            raise ValueError("it is about something else")
+        dict(content.get("annotations") or {})
+    except (KeyError, TypeError, RecursionError) as error:
         raise ValueError("it is no artifact with one blob") from error
+    if not _DIGEST.fullmatch(blob):
+        raise ValueError(f"{blob!r} is no digest")
+    return blob
 
 
 def fallback_tag(digest: str) -> str:

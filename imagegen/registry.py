@@ -173,16 +173,15 @@ class Repository:
     def referrers(self, digest: str) -> tuple[Referrer, ...]:
         """Give the artifacts about a manifest that have one blob, sorted by digest."""
         entries = self._listed(f"referrers/{digest}") or self._listed(f"manifests/{fallback_tag(digest)}")
-        found = (self._referrer(str(entry.get("digest"))) for entry in entries[:_MOST_REFERRERS])
+        found = (self._referrer(str(entry.get("digest")), digest) for entry in entries[:_MOST_REFERRERS])
         return tuple(sorted((one for one in found if one), key=lambda one: one.digest))
 
-    def _referrer(self, digest: str) -> Referrer | None:
+    def _referrer(self, digest: str, subject: str) -> Referrer | None:
         manifest = self.manifest(digest) if _DIGEST.fullmatch(digest) else None
         try:
-            wanted = blob_digest(manifest or b"{}")
+            blob = self.blob(blob_digest(manifest, subject)) if manifest else None
         except ValueError:
             return None
-        blob = self.blob(wanted) if manifest and _DIGEST.fullmatch(wanted) else None
         return Referrer(manifest=manifest, blob=blob) if manifest and blob is not None else None
 
     def _listed(self, path: str) -> list[dict[str, Any]]:
