@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from contextlib import suppress
 from email.utils import formatdate
+from functools import lru_cache
 
 from mirror.gate.core import Core, Denied, Exchange
 from mirror.gate.hosts import HostError, parse_endpoint
@@ -96,46 +97,69 @@ async def _file(core: Core, exchange: Exchange, found: Found, usages: tuple[Usag
     if not head.keeps:
         headers.append(("Connection", "close"))
     writer.write(render_head(f"HTTP/1.1 {status}", tuple(headers)))
-    digest = "" if head.method == "HEAD" else await _send(core, exchange, found, first, end, usages)
-    _served(core, exchange, found, status, first, end, digest)
+    if head.method == "HEAD" or first == end:
+        _record(core, exchange, int(status[:3]), 0, {})
+    else:
+        await _Transfer(found, first, end).run(core, exchange, usages)
     await writer.drain()
     return head.keeps
 
 
-async def _send(
-    core: Core, exchange: Exchange, found: Found, first: int, end: int, usages: tuple[Usage, ...]
-) -> str:
-    """Send bytes of a file and give the sha256 of what was sent."""
-    hashed = hashlib.sha256()
+class _Transfer:
+    """Bytes of a file on their way; however many the client took, they are written down as its package's."""
+
+    def __init__(self, found: Found, first: int, end: int) -> None:
+        self._found = found
+        self._first, self._end = first, end
+        self._sent = 0
+        self._hash = hashlib.sha256()
+
+    async def run(self, core: Core, exchange: Exchange, usages: tuple[Usage, ...]) -> None:
+        try:
+            await self._send(core, exchange, usages)
+        finally:
+            whole = self._sent == self._found.size
+            sha256 = self._hash.hexdigest() if whole else await asyncio.to_thread(_digest, self._found)
+            fields = {"sha256": sha256, **core.settings.shelf.describe(sha256)}
+            part = {} if whole else {"first": self._first, "size": self._found.size}
+            status = 200 if self._end - self._first == self._found.size else 206
+            _record(core, exchange, status, self._sent, {**fields, **part})
+
+    async def _send(self, core: Core, exchange: Exchange, usages: tuple[Usage, ...]) -> None:
+        with self._found.path.open("rb") as file:
+            file.seek(self._first)
+            while rest := self._end - self._first - self._sent:
+                data = file.read(min(_CHUNK, rest))
+                if not data:
+                    raise ConnectionError("the file became shorter")
+                self._hash.update(data)
+                self._sent += len(data)
+                exchange.writer.write(data)
+                _count(usages, len(data))
+                if any(usage.over for usage in usages):
+                    _stop(core, exchange)
+                async with asyncio.timeout(core.settings.idle_seconds):
+                    await exchange.writer.drain()
+
+
+@lru_cache(maxsize=1024)
+def _digest(found: Found) -> str:
+    """Hash a file of which a part was sent; it is not hashed again while its tag is the same."""
     with found.path.open("rb") as file:
-        file.seek(first)
-        while first < end:
-            data = file.read(min(_CHUNK, end - first))
-            if not data:
-                raise ConnectionError("the file became shorter")
-            hashed.update(data)
-            _count(usages, len(data))
-            exchange.writer.write(data)
-            async with asyncio.timeout(core.settings.idle_seconds):
-                await exchange.writer.drain()
-            first += len(data)
-    return hashed.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _stop(core: Core, exchange: Exchange) -> None:
+    """End an answer that has begun, since its budget is spent. Raises ConnectionError."""
+    decision = deny(Kind.BUDGET, "the byte budget is spent", "mirror", "a larger received")
+    core.record_decision(exchange.task, exchange.request, decision)
+    exchange.writer.transport.abort()
+    raise ConnectionError(decision.reason)
 
 
 def _count(usages: tuple[Usage, ...], received: int) -> None:
     for usage in usages:
         usage.received += received
-
-
-def _served(
-    core: Core, exchange: Exchange, found: Found, status: str, first: int, end: int, digest: str
-) -> None:
-    fields: dict[str, object] = {}
-    if status.startswith("200") and digest:
-        fields |= {"sha256": digest, **core.settings.shelf.describe(digest)}
-    elif status.startswith("206"):
-        fields |= {"first": first, "size": found.size}
-    _record(core, exchange, int(status[:3]), end - first if digest else 0, fields)
 
 
 def _record(core: Core, exchange: Exchange, status: int, size: int, fields: dict[str, object]) -> None:

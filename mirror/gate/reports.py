@@ -30,7 +30,7 @@ class Destination:
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class Served:
-    """A package file that the sandbox got whole, and the locks that name it."""
+    """A package file that the sandbox got, or a part of it, and the locks that name it."""
 
     ecosystem: str
     package: str

@@ -487,7 +487,37 @@ async def test_the_mirror_is_served_and_written_down(tmp_path: Path) -> None:
         served = gate.records("served")[0]
         assert (served["package"], served["version"], served["locks"]) == ("idna", "3.10", ["app"])
         assert served["sha256"] == hashlib.sha256(b"0123456789").hexdigest()
-        assert "sha256" not in gate.records("served")[1]
+        part = gate.records("served")[1]
+        assert (part["package"], part["sha256"], part["bytes"]) == ("idna", served["sha256"], 3)
+        assert (part["status"], part["first"], part["size"]) == (206, 2, 10)
+        assert [r["bytes"] for r in gate.records("served") if r["method"] == "HEAD"] == [0]
+
+
+async def test_who_leaves_before_the_last_byte_was_served_all_the_same(tmp_path: Path) -> None:
+    """A file that is all but whole is one that the sandbox has."""
+    tree, shelf = make_tree(tmp_path)
+    (tree / "files" / "large.whl").write_bytes(b"x" * 20_000_000)
+    async with running(tmp_path, "mirror = true", tree=tree, shelf=shelf) as gate:
+        reader, writer = await asyncio.open_unix_connection(gate.socket)
+        writer.write(b"GET /files/large.whl HTTP/1.1\r\nHost: gate\r\n\r\n")
+        await reader.readexactly(1_000_000)
+        writer.transport.abort()
+        async with asyncio.timeout(5):
+            while not gate.records("served"):
+                await asyncio.sleep(0.02)
+        (served,) = gate.records("served")
+        assert 1_000_000 < served["bytes"] < served["size"] == 20_000_000
+        assert served["sha256"] == hashlib.sha256(b"x" * 20_000_000).hexdigest()
+
+
+async def test_a_budget_ends_a_file_in_the_middle(tmp_path: Path) -> None:
+    tree, shelf = make_tree(tmp_path)
+    (tree / "files" / "large.whl").write_bytes(b"x" * 20_000_000)
+    policy = "mirror = true\n[task]\nreceived = 1_000_000"
+    async with running(tmp_path, policy, tree=tree, shelf=shelf) as gate:
+        assert len(await gate.send(b"GET /files/large.whl HTTP/1.1\r\nHost: gate\r\n\r\n")) < 2_000_000
+        assert gate.records("decision")[-1]["kind"] == "budget"
+        assert (await gate.ask("GET", "/simple/"))[0] == 403
 
 
 @pytest.mark.parametrize(
