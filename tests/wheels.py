@@ -27,20 +27,22 @@ def make_wheel(
     *,
     requires_python: str | None = None,
     scripts: Mapping[str, str] | None = None,
+    headers: Sequence[str] = (),
 ) -> Path:
     """Write a wheel into `folder` and give its path.
 
     Without `files` it holds one module, named as the distribution, with `__version__`. `scripts`
-    maps console scripts to `module:function`.
+    maps console scripts to `module:function`; `headers` are more lines of METADATA.
     """
     stem = canonicalize_name(name).replace("-", "_")
     info = f"{stem}-{version}.dist-info"
     content = dict(files) if files is not None else {f"{stem}.py": f"__version__ = {version!r}\n"}
-    content[f"{info}/METADATA"] = metadata(name, version, requires, requires_python)
+    lines = "".join(f"{header}\n" for header in headers)
+    content[f"{info}/METADATA"] = metadata(name, version, requires, requires_python) + lines
     content[f"{info}/WHEEL"] = _wheel_file(tag)
     if scripts:
-        lines = (f"{script} = {target}\n" for script, target in scripts.items())
-        content[f"{info}/entry_points.txt"] = "[console_scripts]\n" + "".join(lines)
+        targets = (f"{script} = {target}\n" for script, target in scripts.items())
+        content[f"{info}/entry_points.txt"] = "[console_scripts]\n" + "".join(targets)
     entries = {path: _bytes(data) for path, data in content.items()}
     entries[f"{info}/RECORD"] = _record(entries, f"{info}/RECORD")
     folder.mkdir(parents=True, exist_ok=True)
