@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 import time
 from collections.abc import AsyncIterator
@@ -70,6 +71,7 @@ async def tunnel(core: Core, exchange: Exchange, grant: Allow, usages: tuple[Usa
     begun, joined = time.monotonic(), Tunnel(usages, core.settings.idle_seconds)
     core.tunnels.add(joined)
     try:
+        _record_connected(core, exchange, endpoint, upstream)
         exchange.writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
         first = await _hello(core, exchange, endpoint, grant)
         await joined.join(transport_of(exchange.writer), upstream, first, ended=exchange.reader.at_eof())
@@ -80,6 +82,14 @@ async def tunnel(core: Core, exchange: Exchange, grant: Allow, usages: tuple[Usa
         core.tunnels.discard(joined)
     with suppress(Denied):  # the log failed: the gate is closed by that, and the client is gone
         _record_end(core, exchange, grant, joined, time.monotonic() - begun)
+
+
+def _record_connected(core: Core, exchange: Exchange, endpoint: Endpoint, upstream: socket.socket) -> None:
+    """Write down who was reached, before anything is said to it. Raises Denied."""
+    core.record(
+        "connected", exchange.task, way=exchange.request.way.value, host=str(endpoint.host),
+        port=endpoint.port, address=upstream.getpeername()[0],
+    )  # fmt: skip
 
 
 def _record_end(core: Core, exchange: Exchange, grant: Allow, ended: Tunnel, seconds: float) -> None:
@@ -186,7 +196,7 @@ async def _call(core: Core, exchange: Exchange, call: _Call) -> None:
     addresses = await pinned(core, exchange, call.endpoint, call.grant)
     problem: Exception | None = None
     try:
-        async with _connection(call, addresses) as (reader, writer):
+        async with _connection(core, exchange, call, addresses) as (reader, writer):
             await _converse(core, exchange, call, reader, writer)
     except (DialError, HttpError, OSError, asyncio.IncompleteReadError, TimeoutError) as error:
         problem = error
@@ -247,9 +257,14 @@ def _words(error: Exception) -> str:
 
 @asynccontextmanager
 async def _connection(
-    call: _Call, addresses: tuple[Address, ...]
+    core: Core, exchange: Exchange, call: _Call, addresses: tuple[Address, ...]
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     upstream = await dial(addresses, call.endpoint.port, own=call.grant.address is not None)
+    try:
+        _record_connected(core, exchange, call.endpoint, upstream)
+    except Denied:
+        upstream.close()
+        raise
     name = str(call.endpoint.host) if call.tls else None
     reader, writer = await asyncio.open_connection(
         sock=upstream, ssl=call.tls, server_hostname=name, limit=HEAD_LIMIT

@@ -16,7 +16,7 @@ OTHERS = "(others)"
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class Destination:
-    """A host that was reached; bytes are those of requests and tunnels that ended."""
+    """A host that was connected to; bytes are those of requests and tunnels that ended."""
 
     host: str
     port: int
@@ -180,9 +180,10 @@ def _cell(value: object) -> str:
 
 
 def _destinations(records: list[Record]) -> tuple[Destination, ...]:
+    """Give who was connected to; a connection that a kill cut off has no end, and so no bytes, here."""
     rows: dict[tuple[str, int, str], list[Record]] = {}
     for record in records:
-        if record["event"] in ("tunnel", "request"):
+        if record["event"] in ("connected", "tunnel", "request"):
             rows.setdefault((record["host"], record["port"], record["way"]), []).append(record)
     return tuple(
         sorted(
@@ -190,13 +191,14 @@ def _destinations(records: list[Record]) -> tuple[Destination, ...]:
                 host=host,
                 port=port,
                 way=way,
-                requests=len(found),
-                sent=sum(one["sent"] for one in found),
-                received=sum(one["received"] for one in found),
+                requests=sum(one["event"] == "connected" for one in found),
+                sent=sum(one.get("sent", 0) for one in found),
+                received=sum(one.get("received", 0) for one in found),
                 first=found[0]["time"],
                 last=found[-1]["time"],
             )
             for (host, port, way), found in rows.items()
+            if any(one["event"] == "connected" for one in found)
         )
     )
 

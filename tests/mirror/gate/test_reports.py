@@ -154,6 +154,16 @@ def a_history() -> list[dict[str, Any]]:
     time = "2030-01-01T00:00:00.000Z"
     return [
         {"event": "start", "task": "t", "policy": "p1", "time": time},
+        {"event": "connected", "task": "t", "policy": "p1", "time": time, "host": "a.example", "port": 443,
+         "way": "tunnel", "address": "192.0.2.1"},
+        {"event": "connected", "task": "t", "policy": "p1", "time": time, "host": "a.example", "port": 443,
+         "way": "tunnel", "address": "192.0.2.1"},
+        {"event": "connected", "task": "t", "policy": "p1", "time": time, "host": "cut.example", "port": 443,
+         "way": "tunnel", "address": "192.0.2.1"},
+        {"event": "connected", "task": "other", "policy": "p1", "time": time, "host": "z.example",
+         "port": 443, "way": "tunnel", "address": "192.0.2.1"},
+        {"event": "request", "task": "t", "policy": "p1", "time": time, "host": "down.example", "port": 443,
+         "way": "forward", "sent": 0, "received": 0, "status": 0},
         {"event": "tunnel", "task": "t", "policy": "p1", "time": time, "host": "a.example", "port": 443,
          "way": "tunnel", "sent": 5, "received": 7},
         {"event": "tunnel", "task": "t", "policy": "p1", "time": time, "host": "a.example", "port": 443,
@@ -175,14 +185,15 @@ def a_history() -> list[dict[str, Any]]:
 def test_what_a_task_touched() -> None:
     report = touched("t", a_history())
     assert [(d.host, d.requests, d.sent, d.received) for d in report.destinations] == [
-        ("a.example", 2, 10, 14)
+        ("a.example", 2, 10, 14),
+        ("cut.example", 1, 0, 0),  # a kill left no end of it; and nobody answered at down.example
     ]
     assert [(p.package, p.version, p.locks) for p in report.packages] == [("idna", "3.10", ("app",))]
     assert {(b.kind, b.target) for b in report.blocked} == {
         ("host", "no.example:443"), ("malformed", "<script>alert(1)</script>"),
     }  # fmt: skip
     assert summary(report) == (
-        "reached a.example; 1 package file from the mirror; "
+        "reached a.example, cut.example; 1 package file from the mirror; "
         "blocked 2 attempts: no.example:443 (host), <script>alert(1)</script> (malformed)"
     )
     assert summary(touched("nobody", a_history())).startswith("reached no host outside; 0 package files")
