@@ -16,8 +16,10 @@ from pathlib import Path
 from types import TracebackType
 
 from imagegen.archive import Entry, tar_stream
+from imagegen.compression import plain
 from imagegen.engines.container import Ran
 from imagegen.errors import BuildError, EngineUnavailableError
+from imagegen.merged import merge
 from imagegen.oci import Image, ImageLayout
 from imagegen.plan import UID
 from mirror.store import disk_errors
@@ -52,8 +54,7 @@ class Box:
             self._folder.mkdir(mode=0o700, parents=True)
             self._root = Path(tempfile.mkdtemp(dir=self._folder))
             self._root.chmod(0o755)
-        for layer in self._image.layers:
-            self._untar(self._root, ["-z", "-f", str(self._layout.blob(layer.digest))])
+        self._unpack()
         self._name_loopback()
         return self
 
@@ -62,6 +63,17 @@ class Box:
     ) -> None:
         """Remove it."""
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _unpack(self) -> None:
+        """Unpack all layers as one: those of a base may be somebody else's, and links lead astray."""
+        with disk_errors(self._folder), tempfile.TemporaryDirectory(dir=self._folder) as name:
+            plains = [Path(name, str(number)) for number in range(len(self._image.layers))]
+            for path, layer in zip(plains, self._image.layers, strict=True):
+                with path.open("wb") as file:
+                    file.writelines(plain(self._layout.blob(layer.digest)))
+            with Path(name, "merged").open("wb") as file:
+                merge(plains, file, self._image.digest)
+            self._untar(self._root, ["-f", str(Path(name, "merged"))])
 
     def put(self, entries: Iterable[Entry], folder: str, *, uid: int) -> None:
         """Copy files into a folder of the box."""

@@ -103,7 +103,7 @@ class TestLock:
         file = copied.file.parent / "debs.lock"
         before = file.read_text()
 
-        (tools,) = lock_bases(copied, ["tools"], Silent())
+        (tools,) = lock_bases(copied, ["tools"], Silent()).debian
 
         assert "less" in tools.base.packages
         assert any(name.startswith("less_") for name in tools.fresh)
@@ -138,8 +138,8 @@ class TestLock:
             lock_bases(config, ["tools"], Silent())
         assert not (tmp_path / "debs.lock").exists()
 
-    def test_images_without_debian_bases(self, tmp_path: Path) -> None:
-        text = CONFIG.replace("debian:bookworm", "docker:python:3.11").replace('apt = ["less"]', "")
+    def test_no_images(self, tmp_path: Path) -> None:
+        text = CONFIG.partition("[images.dev]")[0]
 
         with pytest.raises(ConfigError, match="nothing to lock"):
             lock_bases(configured(tmp_path, text), (), Silent())
