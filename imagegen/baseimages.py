@@ -43,8 +43,8 @@ class Source(Protocol):
         """Give the digest that a tag stands for. Raises BaseError."""
         ...
 
-    def read(self, digest: str, *, document: bool) -> Iterator[bytes]:
-        """Give the bytes of a blob, or of a manifest or index. Raises BaseError."""
+    def read(self, digest: str, *, manifest: bool) -> Iterator[bytes]:
+        """Give the bytes of a manifest or index, or of another blob. Raises BaseError."""
         ...
 
 
@@ -83,7 +83,7 @@ def bring(
         held = _Held(folder, wanted.name, lambda: stack.enter_context(opened()), progress)
         pin = wanted.tag if _DIGEST.fullmatch(wanted.tag) else held.resolve(wanted.tag)
         digest, manifest = _manifest(held, pin, wanted)
-        config = held.document(_digest(manifest.get("config"), wanted.name))
+        config = held.document(_digest(manifest.get("config"), wanted.name), manifest=False)
         layers = _layers(manifest, config, wanted.name)
         _check_platform(config, wanted)
         tarball = folder / f"image-{digest.removeprefix('sha256:')}.tar"
@@ -119,11 +119,11 @@ class _Held:
     def path(self, digest: str) -> Path:
         return self.blobs / digest.removeprefix("sha256:")
 
-    def document(self, digest: str) -> dict[str, Any]:
-        """Give a manifest, index or configuration."""
+    def document(self, digest: str, *, manifest: bool) -> dict[str, Any]:
+        """Give a manifest or index, or a configuration."""
         path = self.path(digest)
         if not path.exists():
-            self._take(digest, LARGEST_DOCUMENT, document=True)
+            self._take(digest, LARGEST_DOCUMENT, manifest=manifest)
         try:
             content = json.loads(path.read_bytes())
         except (ValueError, RecursionError):
@@ -137,16 +137,16 @@ class _Held:
         path = self.path(layer.digest)
         if not (path.exists() and path.stat().st_size == layer.size):
             self._progress.step(f"fetching a layer of {self._where}, {human_size(layer.size)}")
-            self._take(layer.digest, layer.size, document=False)
+            self._take(layer.digest, layer.size, manifest=False)
 
-    def _take(self, digest: str, limit: int, *, document: bool) -> None:
+    def _take(self, digest: str, limit: int, *, manifest: bool) -> None:
         """Fetch a blob, and keep it if it is what its digest says."""
         with disk_errors(self.blobs):
             self.blobs.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=self.blobs, suffix=".tmp", delete=False) as file:
                 try:
                     sha256, size = hashlib.sha256(), 0
-                    for piece in self.source.read(digest, document=document):
+                    for piece in self.source.read(digest, manifest=manifest):
                         size += len(piece)
                         if size > limit:
                             raise BaseError(f"{digest} is larger than announced", where=self._where)
@@ -168,7 +168,7 @@ class _Held:
 
 def _manifest(held: _Held, pin: str, wanted: Wanted) -> tuple[str, dict[str, Any]]:
     """Give the manifest of the platform, and its digest."""
-    document = held.document(pin)
+    document = held.document(pin, manifest=True)
     entries = document.get("manifests")
     if entries is None:
         return pin, document
@@ -181,7 +181,7 @@ def _manifest(held: _Held, pin: str, wanted: Wanted) -> tuple[str, dict[str, Any
             hint="choose another base, or another --platform",
         )
     digest = _digest(fitting[0], wanted.name)
-    manifest = held.document(digest)
+    manifest = held.document(digest, manifest=True)
     if "manifests" in manifest:
         raise BaseError("an index within an index is not understood", where=wanted.name)
     return digest, manifest

@@ -63,7 +63,7 @@ class LayoutSource:
             raise BaseError(reason, where=str(self._base), hint=f"write oci:DIR:TAG; it has {names}")
         return chosen.pop()
 
-    def read(self, digest: str, *, document: bool) -> Iterator[bytes]:
+    def read(self, digest: str, *, manifest: bool) -> Iterator[bytes]:
         """Give the bytes of a blob. Raises BaseError where it is not there."""
         path = self._base.path / "blobs" / "sha256" / digest.removeprefix("sha256:")
         try:
@@ -85,14 +85,13 @@ class RegistrySource:
         with _pulling(str(self._repository.reference)):
             return f"sha256:{hashlib.sha256(self._manifest(name)).hexdigest()}"
 
-    def read(self, digest: str, *, document: bool) -> Iterator[bytes]:
+    def read(self, digest: str, *, manifest: bool) -> Iterator[bytes]:
         """Give the bytes of a blob or a manifest. Raises BaseError."""
         with _pulling(str(self._repository.reference)):
-            found = self._repository.manifest(digest) if document else None
-            if found is None:
-                yield from self._repository.pieces(digest)
+            if manifest:
+                yield self._manifest(digest)
             else:
-                yield found
+                yield from self._repository.pieces(digest)
 
     def _manifest(self, name: str) -> bytes:
         found = self._repository.manifest(name)
@@ -147,7 +146,7 @@ class _Nowhere:
     def resolve(self, name: str) -> str:
         raise BaseError("it is not held", where=name)
 
-    def read(self, digest: str, *, document: bool) -> Iterator[bytes]:
+    def read(self, digest: str, *, manifest: bool) -> Iterator[bytes]:
         raise BaseError(
             f"{digest} is lost from the mirror", where="bases", hint="run `imagegen prune` and build again"
         )

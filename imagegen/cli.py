@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from enum import StrEnum
 from importlib.metadata import version
@@ -15,6 +16,7 @@ from imagegen import build as building
 from imagegen import direct as directing
 from imagegen import push as pushing
 from imagegen import verify as verifying
+from imagegen.compression import Compression
 from imagegen.engines.docker import DockerEngine
 from imagegen.errors import EngineUnavailableError, VerifyError
 from imagegen.junit import junit as to_junit
@@ -59,6 +61,16 @@ SignKeyOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the report as JSON on stdout.")]
 
 
+PlatformOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--platform",
+        help="For what, as in linux/arm64, instead of this host. May be repeated: one image for all of them.",
+        metavar="OS/ARCH",
+    ),
+]
+
+
 class Engine(StrEnum):
     """What builds an image."""
 
@@ -98,6 +110,11 @@ def build(
             "--output", "-o", help="Where the image goes: docker, oci:DIR or tar:FILE.", metavar="PLACE"
         ),
     ] = None,
+    platform: PlatformOption = None,
+    compression: Annotated[
+        Compression | None,
+        typer.Option(help="How layers are compressed, in the place of what lockstock.toml says."),
+    ] = None,
     sign_key: SignKeyOption = None,
     config: ConfigOption = configuration.DEFAULT_FILE,
     as_json: JsonOption = False,
@@ -106,10 +123,11 @@ def build(
 
     An image whose content stands already is not built again.
     """
-    place = _output(engine, output)
+    place = _output(engine, output, platform or ())
     loaded, spec = load_image(config, name, sign_key)
+    spec = replace(spec, compression=compression or spec.compression)
     with live() as progress:
-        built = directing.build_with(loaded, spec, engine, place, progress)
+        built = directing.build_with(loaded, spec, engine, place, progress, platform or ())
     if as_json:
         print_json(_describe(built))
     else:
@@ -127,6 +145,7 @@ def push(
         list[str] | None,
         typer.Option(help="One more tag; {name} and {version} are filled in. May be repeated."),
     ] = None,
+    platform: PlatformOption = None,
     sign_key: SignKeyOption = None,
     config: ConfigOption = configuration.DEFAULT_FILE,
     as_json: JsonOption = False,
@@ -139,11 +158,12 @@ def push(
     targets = [Reference.parse(text) for text in references]
     layout = directing.direct_engine(loaded).layout
     with live() as progress:
-        plan, image = directing.find_built(loaded, spec, progress)
-        directing.sign(loaded, spec, image)
+        plan, images = directing.find_all(loaded, spec, platform or (), progress)
+        for image in images:
+            directing.sign(loaded, spec, image)
         tags = [tags_of(target, tag or (), plan) for target in targets]
         pushed = [
-            pushing.push(image, layout, target, names, progress)
+            pushing.push_all(images, layout, target, names, progress)
             for target, names in zip(targets, tags, strict=True)
         ]
     pushing.write_lock(loaded.file.parent / pushing.LOCK, name, pushed)
@@ -250,11 +270,13 @@ def _verified(config: Config, spec: ImageSpec, progress: Progress) -> verifying.
     return verifying.verify(config, spec, engine, progress)
 
 
-def _output(engine: Engine, text: str | None) -> directing.Output | None:
+def _output(engine: Engine, text: str | None, platforms: Sequence[str]) -> directing.Output | None:
     try:
         output = directing.Output.parse(text) if text else None
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--output") from None
+    if engine is Engine.DOCKER and platforms:
+        raise typer.BadParameter("only the direct engine has it: --engine oci", param_hint="--platform")
     if engine is Engine.DOCKER and output and output.kind != directing.DOCKER:
         raise typer.BadParameter("only the direct engine writes it: --engine oci", param_hint="--output")
     return output

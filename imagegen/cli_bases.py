@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +10,9 @@ from imagegen.cli import ConfigOption, JsonOption
 from imagegen.live import live
 from mirror import config as configuration
 from mirror.console import human_size, plural, print_json, say
+
+if TYPE_CHECKING:
+    from imagegen.lockbase import Locked
 
 commands = typer.Typer()
 
@@ -25,29 +28,33 @@ def lock_base(
     config: ConfigOption = configuration.DEFAULT_FILE,
     as_json: JsonOption = False,
 ) -> None:
-    """Choose the Debian packages of bases with apt, stock them, and note them in debs.lock."""
+    """Note what bases are now: Debian packages in debs.lock, digests of other images in bases.lock.
+
+    The packages and images are stocked in the mirror. Builds then take exactly them.
+    """
     from imagegen.lockbase import lock_bases
 
     loaded = configuration.load(config)
     with live() as progress:
         locked = lock_bases(loaded, names or (), progress)
     if as_json:
-        print_json(
-            [
-                {
-                    "suite": one.base.suite,
-                    "architecture": one.base.architecture,
-                    "packages": list(one.base.packages),
-                    "debs": len(one.base.debs),
-                    "size": one.size,
-                    "fresh": list(one.fresh),
-                }
-                for one in locked
-            ]
-        )
+        print_json({"debian": [_describe(one) for one in locked.debian], "pinned": dict(locked.pinned)})
         return
-    for one in locked:
+    for one in locked.debian:
         say(
             f"debian:{one.base.suite} for {one.base.architecture}: {plural(len(one.base.debs), 'package')}, "
             f"{human_size(one.size)}; {len(one.fresh)} new or changed"
         )
+    for name, digest in sorted(locked.pinned.items()):
+        say(f"{name}: {digest}")
+
+
+def _describe(locked: Locked) -> dict[str, object]:
+    return {
+        "suite": locked.base.suite,
+        "architecture": locked.base.architecture,
+        "packages": list(locked.base.packages),
+        "debs": len(locked.base.debs),
+        "size": locked.size,
+        "fresh": list(locked.fresh),
+    }

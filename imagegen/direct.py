@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from imagegen import build as building
 from imagegen.basesources import IMAGES, export_base
 from imagegen.build import LATEST, Built, Draft
+from imagegen.compression import Compression
 from imagegen.engines.docker import BuiltImage, DockerEngine, Facts
 from imagegen.engines.oci import DirectEngine, check_supported
-from imagegen.errors import EngineUnavailableError, NotBuiltError, UnfitBaseError, UnsupportedError
-from imagegen.export import archive_entries, write_archive, write_layout
+from imagegen.errors import (
+    EngineUnavailableError,
+    NotBuiltError,
+    PlaceError,
+    UnfitBaseError,
+    UnsupportedError,
+)
+from imagegen.export import archive_entries, write_archive, write_index, write_layout
 from imagegen.live import Progress
-from imagegen.oci import Image
+from imagegen.lockbase import locked_base
+from imagegen.oci import Image, ImageIndex
 from imagegen.plan import ImagePlan
 from imagegen.rootfs import RootFs, read_rootfs
-from imagegen.spec import ImageSpec
+from imagegen.spec import DebianBase, ImageSpec, machine_of
 from mirror.config import Config
 from mirror.console import human_size, say
 from mirror.layout import Layout
 
 DOCKER = "docker"
 _KINDS = ("oci", "tar")
+# The first version of the Docker engine that loads layers in zstd.
+_ZSTD_SINCE = 23
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,42 +60,126 @@ class Output:
         return f"{self.kind}:{self.path}" if self.path else self.kind
 
 
-def build(config: Config, spec: ImageSpec, output: Output | None, progress: Progress) -> Built:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Standing:
+    """An image that stands in the mirror's layout, and whether this run made it."""
+
+    draft: Draft
+    image: Image
+    fresh: bool
+
+
+def build(
+    config: Config,
+    spec: ImageSpec,
+    output: Output | None,
+    progress: Progress,
+    platforms: Sequence[str] = (),
+) -> Built:
     """Build an image from the mirror alone, or find that it stands, and bring it to its place.
 
-    Without an output it is loaded into the Docker engine if one answers, and stays in the mirror's
-    own image layout in any case. Raises UnsupportedError where a plan needs a container.
+    It is for this host's platform, or for each of those named (linux/arm64), and then one index
+    lists them. Without an output it is loaded into the Docker engine if one answers, and stays in the
+    mirror's own image layout in any case. Raises UnsupportedError where a plan needs a container.
     """
     started = time.monotonic()
-    signer = _signer(spec)
-    draft = building.make_draft(config, spec, None, progress)
-    check_supported(draft.plan)
-    engine = direct_engine(config)
-    image = engine.layout.find(draft.plan.reference)
-    # One that an earlier lockstock made may have no evidence.
-    fresh = image is None or not engine.layout.referrers(image.digest)
-    if image is None or fresh:
-        image = _assemble(config, engine, draft, progress)
-    signer(engine, image)
-    place, size = _deliver(engine, draft, image, output, progress)
+    _check_place(spec, output)
+    signer, engine = _signer(spec), direct_engine(config, spec.compression)
+    made = [_standing(config, spec, engine, machine, progress) for machine in _machines(config, platforms)]
+    for one in made:
+        signer(engine, one.image)
+    digest, (place, size) = made[0].image.digest, ("", 0)
+    if len(made) == 1:
+        place, size = _deliver(engine, made[0].draft, made[0].image, output, progress)
+    else:
+        whole = ImageIndex(images=tuple(one.image for one in made))
+        digest, (place, size) = whole.digest, _deliver_index(engine, made, whole, output)
     return Built(
-        plan=draft.plan,
-        image=BuiltImage(id=image.id, size=size),
-        fresh=fresh,
+        plan=plan_of([one.draft.plan for one in made]),
+        image=BuiltImage(id=made[0].image.id, size=size),
+        fresh=any(one.fresh for one in made),
         seconds=time.monotonic() - started,
-        digest=image.digest,
+        digest=digest,
         place=place,
     )
 
 
-def direct_engine(config: Config) -> DirectEngine:
-    """Give the engine that works in the folder of a mirror."""
-    return DirectEngine(config.root, Layout(config.root).store)
+def plan_of(plans: Sequence[ImagePlan]) -> ImagePlan:
+    """Give the one plan, or the first with the name that stands for the content of all platforms."""
+    if len(plans) == 1:
+        return plans[0]
+    digest = hashlib.sha256("".join(sorted(plan.digest for plan in plans)).encode()).hexdigest()
+    return replace(plans[0], digest=digest, target=", ".join(sorted(plan.target for plan in plans)))
 
 
-def find_built(config: Config, spec: ImageSpec, progress: Progress) -> tuple[ImagePlan, Image]:
+def _machines(config: Config, platforms: Sequence[str]) -> Sequence[str]:
+    return list(dict.fromkeys(machine_of(config, platform) for platform in platforms)) or [""]
+
+
+def _standing(
+    config: Config, spec: ImageSpec, engine: DirectEngine, machine: str, progress: Progress
+) -> _Standing:
+    draft = building.make_draft(config, spec, None, progress, machine)
+    check_supported(draft.plan, draft.target)
+    image = engine.layout.find(draft.plan.reference)
+    # One that an earlier lockstock made may have no evidence.
+    if image and engine.layout.referrers(image.digest):
+        return _Standing(draft=draft, image=image, fresh=False)
+    return _Standing(draft=draft, image=_assemble(config, spec, engine, draft, progress), fresh=True)
+
+
+def _deliver_index(
+    engine: DirectEngine, made: Sequence[_Standing], whole: ImageIndex, output: Output | None
+) -> tuple[str, int]:
+    if output is None:
+        return f"oci:{engine.layout.root}", whole.size
+    plan = plan_of([one.draft.plan for one in made])
+    if output.kind != "oci" or output.path is None:
+        raise PlaceError(
+            "an image of several platforms goes into a layout or a registry only",
+            where=str(output),
+            hint="use -o oci:DIR or `imagegen push`, or name one --platform",
+        )
+    write_index(whole, engine.layout, (plan.reference, f"{plan.repository}:{LATEST}"), output.path)
+    return str(output), whole.size
+
+
+def direct_engine(config: Config, compression: Compression = Compression.GZIP) -> DirectEngine:
+    """Give the engine that works in the folder of a mirror, and compresses new layers in this way."""
+    return DirectEngine(config.root, Layout(config.root).store, compression)
+
+
+def _check_place(spec: ImageSpec, output: Output | None) -> None:
+    """Raise PlaceError, before anything is built, where the engine is asked for what it cannot load."""
+    if output and output.kind == DOCKER and spec.compression is Compression.ZSTD and not _takes_zstd():
+        raise PlaceError(
+            "this Docker engine cannot load layers that are compressed with zstd",
+            where=spec.name,
+            hint='use compression = "gzip", -o oci:DIR, or an engine of version 23 or newer',
+        )
+
+
+def _takes_zstd() -> bool:
+    return DockerEngine().version >= (_ZSTD_SINCE,)
+
+
+def find_all(
+    config: Config, spec: ImageSpec, platforms: Sequence[str], progress: Progress
+) -> tuple[ImagePlan, tuple[Image, ...]]:
+    """Give the images of some platforms, or of this host's, and the plan that stands for all of them.
+
+    Raises NotBuiltError.
+    """
+    machines = _machines(config, platforms)
+    plans, images = zip(*(find_built(config, spec, progress, machine) for machine in machines), strict=True)
+    return plan_of(plans), images
+
+
+def find_built(
+    config: Config, spec: ImageSpec, progress: Progress, machine: str = ""
+) -> tuple[ImagePlan, Image]:
     """Give an image that the direct engine has built from what is stocked now. Raises NotBuiltError."""
-    plan = building.make_draft(config, spec, None, progress).plan
+    plan = building.make_draft(config, spec, None, progress, machine).plan
     image = direct_engine(config).layout.find(plan.reference)
     if image is None:
         raise NotBuiltError(
@@ -121,7 +216,9 @@ def _signer(spec: ImageSpec) -> Callable[[DirectEngine, Image], None]:
     return attach
 
 
-def _assemble(config: Config, engine: DirectEngine, draft: Draft, progress: Progress) -> Image:
+def _assemble(
+    config: Config, spec: ImageSpec, engine: DirectEngine, draft: Draft, progress: Progress
+) -> Image:
     from imagegen.evidence import attest  # its libraries take long to import, and most builds change nothing
 
     tarball, image = draft.tarball, draft.image
@@ -136,7 +233,9 @@ def _assemble(config: Config, engine: DirectEngine, draft: Draft, progress: Prog
         tarball = image.tarball
     root = _root(draft, tarball)
     building.check_base(_facts(root), draft.plan, draft.target)
-    evidence = partial(attest, draft.plan, draft.snapshot, Layout(config.root).store.path)
+    locked = locked_base(config, spec.base) if isinstance(spec.base, DebianBase) else None
+    debs = locked.debs if locked else ()
+    evidence = partial(attest, draft.plan, draft.snapshot, Layout(config.root).store.path, debs)
     return engine.build(draft.plan, draft.target, tarball, root, progress, evidence, image)
 
 
@@ -181,6 +280,9 @@ def _deliver(
         if output:
             raise
         return f"oci:{engine.layout.root}", image.size
+    if plan.compression is Compression.ZSTD and docker.version < (_ZSTD_SINCE,):
+        say("note: this Docker engine cannot load zstd; the image stays in the mirror's layout")
+        return f"oci:{engine.layout.root}", image.size
     return DOCKER, _load(docker, engine, image, names, progress)
 
 
@@ -198,7 +300,12 @@ def _load(
 
 
 def build_with(
-    config: Config, spec: ImageSpec, engine: str, output: Output | None, progress: Progress
+    config: Config,
+    spec: ImageSpec,
+    engine: str,
+    output: Output | None,
+    progress: Progress,
+    platforms: Sequence[str] = (),
 ) -> Built:
     """Build with the engine `oci`, `docker`, or `auto`: whichever can.
 
@@ -207,9 +314,9 @@ def build_with(
     if engine == DOCKER:
         return _build_in_docker(config, spec, progress)
     try:
-        return build(config, spec, output, progress)
+        return build(config, spec, output, progress, platforms)
     except UnsupportedError as error:
-        if engine != "auto" or (output and output.kind != DOCKER):
+        if engine != "auto" or platforms or (output and output.kind != DOCKER):
             raise
         say(f"note: {error}; building with the Docker engine")
     return _build_in_docker(config, spec, progress)

@@ -107,3 +107,9 @@ class SigningKeyError(LockstockError):
         "`openssl genpkey -algorithm ed25519 -out key.pem` makes one, "
         "`openssl pkey -in key.pem -pubout` gives its public half"
     )
+
+
+class PlaceError(LockstockError):
+    """Where an image is to go cannot take it: it is for several platforms, or compressed in a newer way."""
+
+    exit_code = 76

@@ -7,11 +7,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from imagegen.archive import Entry, tar_stream
 from imagegen.errors import BuildError
-from imagegen.oci import LAYOUT_FILE, Image, ImageLayout, digest_of, named_index
+from imagegen.oci import LAYOUT_FILE, Image, ImageIndex, ImageLayout, digest_of, named_index
 from mirror.store import disk_errors, sync_folder
 
 _BLOBS = "blobs/sha256"
@@ -55,6 +56,22 @@ def write_layout(image: Image, layout: ImageLayout, names: Sequence[str], folder
 
     Raises BuildError where the folder is something else, and DiskFullError.
     """
+    with _opened(folder) as target:
+        _copy(image, layout, target)
+        target.add(image, names, layout.referrers(image.digest))
+
+
+def write_index(whole: ImageIndex, layout: ImageLayout, names: Sequence[str], folder: Path) -> None:
+    """Put the image of several platforms into an OCI image layout, as `write_layout` does with one."""
+    with _opened(folder) as target:
+        for image in whole.images:
+            _copy(image, layout, target)
+            target.add(image, (), layout.referrers(image.digest))
+        target.add_index(whole, names)
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[ImageLayout]:
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not _is_layout(folder))):
         raise BuildError(
             "it is there and is no OCI image layout", where=str(folder), hint="name a new folder after oci:"
@@ -62,9 +79,12 @@ def write_layout(image: Image, layout: ImageLayout, names: Sequence[str], folder
     target = ImageLayout(folder)
     with disk_errors(folder):
         target.blobs.mkdir(parents=True, exist_ok=True)
-        for layer in image.layers:
-            _place(layout.blob(layer.digest), target.blob(layer.digest))
-        target.add(image, names, layout.referrers(image.digest))
+        yield target
+
+
+def _copy(image: Image, layout: ImageLayout, target: ImageLayout) -> None:
+    for layer in image.layers:
+        _place(layout.blob(layer.digest), target.blob(layer.digest))
 
 
 def _place(source: Path, target: Path) -> None:

@@ -1,15 +1,19 @@
-"""`imagegen lock-base`: which bases the images ask for, and their packages as of now in debs.lock."""
+"""`imagegen lock-base`: what the bases of the images are now, noted in debs.lock and bases.lock."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import platform
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from imagegen import bases, debs, debslock
 from imagegen.aptroot import native_architecture
+from imagegen.baselock import read_pins, write_pins
+from imagegen.basesources import IMAGES, base_name, bring_base
 from imagegen.debslock import DebsLock, LockedBase
+from imagegen.engines.docker import DockerEngine
 from imagegen.live import Progress
-from imagegen.spec import DebianBase, ImageSpec, find_image, load_images
+from imagegen.spec import DebianBase, DockerBase, ImageSpec, find_image, load_images
 from lockfiles.errors import ConfigError
 from mirror.config import Config
 from mirror.store import Store, write_atomically
@@ -28,29 +32,60 @@ class Locked:
         return sum(deb.size for deb in self.base.debs)
 
 
-def lock_bases(config: Config, names: Collection[str], progress: Progress) -> tuple[Locked, ...]:
-    """Lock and stock the debian: bases of these images, of all images where none is named.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What was locked: debian: bases, and the digests of the other bases by their names."""
 
-    What other images ask for stays as it was; what none asks for leaves the lock. Raises BaseError
-    and ConfigError; debs.lock is written when all is stocked.
+    debian: tuple[Locked, ...]
+    pinned: Mapping[str, str]
+
+
+def lock_bases(config: Config, names: Collection[str], progress: Progress) -> Outcome:
+    """Lock and stock the bases of these images, of all images where none is named.
+
+    What other images ask for stays as it was; what none asks for leaves the locks, which are written
+    when all is stocked. Raises BaseError, EngineUnavailableError and ConfigError.
     """
-    chosen = [find_image(config, name) for name in names] or list(load_images(config))
-    wanted = _wanted(chosen)
-    if not wanted:
-        raise ConfigError(
-            "there is nothing to lock: no image has a debian: base",
-            where=str(config.file),
-            hint="other bases are pinned by their digest",
-        )
-    before = debs.read_lock(config.file.parent) or DebsLock()
-    store = debs_store(config)
+    images = load_images(config)
+    chosen = [find_image(config, name) for name in names] or list(images)
+    if not chosen:
+        raise ConfigError("there is nothing to lock: no image is configured", where=str(config.file))
+    pins = {base_name(config, spec.base): _pin(config, spec, progress)
+            for spec in chosen if not isinstance(spec.base, DebianBase)}  # fmt: skip
+    locked = _lock_debian(config, _debian(chosen), _debian(images), progress)
+    asked = {base_name(config, spec.base) for spec in images}
+    before = read_pins(config.file.parent)
+    kept = {name: digest for name, digest in (before | pins).items() if name in asked}
+    if kept != before:
+        write_pins(config.file.parent, kept)
+    return Outcome(debian=locked, pinned=pins)
+
+
+def _lock_debian(
+    config: Config, wanted: Sequence[DebianBase], asked: Sequence[DebianBase], progress: Progress
+) -> tuple[Locked, ...]:
+    before = debs.read_lock(config.file.parent)
+    if not wanted and before is None:
+        return ()
+    old, store = before or DebsLock(), debs_store(config)
     locked = [debs.resolve(base.suite, bases.wanted(base), store, progress) for base in wanted]
-    asked = {(base.suite, bases.wanted(base)) for base in _wanted(load_images(config))}
-    keys = {base.key for base in locked}
-    kept = [base for base in before.bases if base.key not in keys and (base.suite, base.packages) in asked]
+    fresh = {base.key for base in locked}
+    needed = {(base.suite, bases.wanted(base)) for base in asked}
+    kept = [base for base in old.bases if base.key not in fresh and (base.suite, base.packages) in needed]
     text = DebsLock((*kept, *locked)).text()
     write_atomically(config.file.parent / debslock.NAME, text.encode())
-    return tuple(Locked(base=base, fresh=_fresh(base, before)) for base in locked)
+    return tuple(Locked(base=base, fresh=_fresh(base, old)) for base in locked)
+
+
+def _pin(config: Config, spec: ImageSpec, progress: Progress) -> str:
+    """Find out what a base is now, and stock it."""
+    if isinstance(spec.base, DockerBase):
+        return DockerEngine().resolve(spec.base.reference, progress).digest
+    assert not isinstance(spec.base, DebianBase)  # noqa: S101 - for the type checker: it has no digest
+    here = [target for target in config.targets if target.arch == platform.machine()]
+    target = (here or list(config.targets))[0]
+    folder = config.root / "bases" / IMAGES
+    return bring_base(spec.base, None, target.oci_platform, folder, progress).pin
 
 
 def debs_store(config: Config) -> Store:
@@ -74,7 +109,7 @@ def locked_base(config: Config, base: DebianBase) -> LockedBase | None:
     return found
 
 
-def _wanted(images: Collection[ImageSpec]) -> list[DebianBase]:
+def _debian(images: Collection[ImageSpec]) -> list[DebianBase]:
     found = {image.base for image in images if isinstance(image.base, DebianBase)}
     return sorted(found, key=lambda base: (base.suite, base.packages))
 

@@ -52,9 +52,41 @@ class Image:
         return sum(layer.size for layer in self.layers)
 
     @property
+    def architecture(self) -> str:
+        """What it runs on, in OCI's words."""
+        return str(json.loads(self.config)["architecture"])
+
+    @property
     def subject(self) -> Subject:
         """What artifacts about the image point at."""
         return Subject(digest=self.digest, size=len(self.manifest))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageIndex:
+    """One image for several platforms: an index of their images, in the order of the platforms' names."""
+
+    images: tuple[Image, ...]
+
+    @property
+    def manifest(self) -> bytes:
+        """The index itself."""
+        described = [(image.architecture, _descriptor_of(image)) for image in self.images]
+        entries = [
+            {**entry, "platform": {"os": "linux", "architecture": architecture}}
+            for architecture, entry in sorted(described, key=lambda pair: pair[0])
+        ]
+        return _json({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": entries})
+
+    @property
+    def digest(self) -> str:
+        """The digest of the index, by which registries know it."""
+        return digest_of(self.manifest)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all compressed layers; those that several have count once."""
+        return sum({layer.digest: layer.size for image in self.images for layer in image.layers}.values())
 
 
 def make_image(
@@ -118,9 +150,7 @@ class ImageLayout:
     def prune(self, keep: int) -> None:
         """Drop all but the newest images of each repository, and the blobs that only they needed."""
         listed = self._listed()
-        dropped = {
-            name for names in _by_repository(listed).values() for name in self._oldest(names, listed, keep)
-        }
+        dropped = {name for names in self._families(listed) for name in self._oldest(names, listed, keep)}
         kept = {name: entry for name, entry in listed.items() if name not in dropped}
         images = [(entry, self.find(name)) for name, entry in kept.items()]
         needed = {str(entry["digest"]) for entry, _ in images}
@@ -134,6 +164,22 @@ class ImageLayout:
         for blob in self.blobs.iterdir():
             if f"sha256:{blob.name}" not in needed:
                 blob.unlink()
+
+    def add_index(self, whole: ImageIndex, names: Iterable[str]) -> None:
+        """Add the index of images that are there under names."""
+        write_atomically(self.blob(whole.digest), whole.manifest)
+        entry = {"mediaType": INDEX_TYPE, "digest": whole.digest, "size": len(whole.manifest)}
+        fresh = {name: {**entry, "annotations": {REFERENCE: name}} for name in names}
+        self._write_index(self._listed() | fresh, self._artifacts())
+
+    def _families(self, names: Iterable[str]) -> Iterable[list[str]]:
+        """Sort names by repository and platform: what is built for one does not push out another."""
+        found: dict[tuple[str, str], list[str]] = {}
+        for name in names:
+            image = self.find(name)
+            platform = image.architecture if image else ""
+            found.setdefault((name.rpartition(":")[0], platform), []).append(name)
+        return found.values()
 
     def _oldest(self, names: Sequence[str], listed: Mapping[str, Any], keep: int) -> list[str]:
         """Give the names beyond the newest, by when their manifests were written."""
@@ -195,12 +241,11 @@ class ImageLayout:
     def _artifact(self, digest: str) -> Referrer | None:
         try:
             manifest = self.blob(digest).read_bytes()
-            if digest_of(manifest) != digest or not _DIGEST.fullmatch(content := blob_digest(manifest)):
-                return None
-            found = Referrer(manifest=manifest, blob=self.blob(content).read_bytes())
-            return found if found.blob_digest == content and found.subject and found.artifact_type else None
-        except (OSError, ValueError, KeyError, TypeError):
+            named = blob_digest(manifest)
+            found = Referrer(manifest=manifest, blob=self.blob(named).read_bytes())
+        except (OSError, ValueError):
             return None
+        return found if (found.digest, found.blob_digest) == (digest, named) else None
 
     def _listed(self) -> dict[str, dict[str, Any]]:
         named = ((entry.get("annotations") or {}, entry) for entry in self._index())
@@ -224,20 +269,12 @@ def _place(entry: Mapping[str, Any]) -> tuple[bool, str, str]:
     return (not name, name, str(entry["digest"]))
 
 
-def _by_repository(names: Iterable[str]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for name in names:
-        found.setdefault(name.rpartition(":")[0], []).append(name)
-    return found
+def _descriptor_of(image: Image) -> dict[str, Any]:
+    return {"mediaType": MANIFEST_TYPE, "digest": image.digest, "size": len(image.manifest)}
 
 
 def _entry(image: Image, name: str) -> dict[str, Any]:
-    return {
-        "mediaType": MANIFEST_TYPE,
-        "digest": image.digest,
-        "size": len(image.manifest),
-        "annotations": {REFERENCE: name},
-    }
+    return {**_descriptor_of(image), "annotations": {REFERENCE: name}}
 
 
 def named_index(image: Image, names: Iterable[str]) -> bytes:

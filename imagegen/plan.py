@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 
 from packaging.utils import canonicalize_name
 
+from imagegen.compression import Compression
 from imagegen.errors import ConflictError, NotStockedError
 from imagegen.spec import DebianBase, ImageSpec
 from lockfiles.model import Ecosystem
@@ -72,6 +73,7 @@ class ImagePlan:
     labels: Mapping[str, str]
     layers: int
     compile: bool
+    compression: Compression = Compression.GZIP
     digest: str = ""
 
     @property
@@ -145,6 +147,7 @@ def make_plan(
         labels=_labels(spec, snapshot, target, base),
         layers=spec.layers,
         compile=spec.compile,
+        compression=spec.compression,
     )
     return replace(plan, digest=_digest(plan, templates))
 

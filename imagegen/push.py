@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -13,7 +13,7 @@ from pathlib import Path
 from imagegen.credentials import find_credentials
 from imagegen.errors import BadReferenceError
 from imagegen.live import Progress
-from imagegen.oci import Image, ImageLayout, digest_of
+from imagegen.oci import INDEX_TYPE, Image, ImageIndex, ImageLayout, digest_of
 from imagegen.plan import ImagePlan
 from imagegen.reference import Reference
 from imagegen.referrers import EMPTY, MANIFEST_TYPE
@@ -95,6 +95,31 @@ def push(
         sent=bytes_by_way.get("sent", 0),
         mounted=bytes_by_way.get("mounted", 0),
         present=bytes_by_way.get("present", 0),
+    )
+
+
+def push_all(
+    images: Sequence[Image],
+    layout: ImageLayout,
+    reference: Reference,
+    tags: Iterable[str],
+    progress: Progress,
+) -> Pushed:
+    """Push an image for one platform, or for several: each of them, then what lists them, then the tags."""
+    if len(images) == 1:
+        return push(images[0], layout, reference, tags, progress)
+    whole = ImageIndex(images=tuple(images))
+    parts = [push(image, layout, reference, (), progress) for image in whole.images]
+    named = tuple(tags)
+    with Repository(reference, find_credentials(reference.registry)) as repository:
+        for name in (whole.digest, *named):
+            repository.put_manifest(name, whole.manifest, INDEX_TYPE)
+    return Pushed(
+        reference=f"{reference}@{whole.digest}",
+        tags=named,
+        sent=sum(part.sent for part in parts),
+        mounted=sum(part.mounted for part in parts),
+        present=sum(part.present for part in parts),
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from imagegen.compression import Compression
 from imagegen.errors import BadReferenceError
 from imagegen.layerplan import DEFAULT_BUDGET, MOST_LAYERS
 from imagegen.reference import Reference
@@ -97,6 +98,7 @@ class ImageSpec:
     skip_imports: tuple[str, ...] = ()
     layers: int = DEFAULT_BUDGET
     compile: bool = True
+    compression: Compression = Compression.GZIP
     install: bool = False
     sign: Path | None = None
 
@@ -138,6 +140,19 @@ def choose_target(config: Config, spec: ImageSpec, machine: str) -> Target:
     return fitting[0]
 
 
+def machine_of(config: Config, platform: str) -> str:
+    """Say what `uname -m` gives on a platform in OCI's words, as in linux/arm64. Raises ConfigError."""
+    found = next((target.arch for target in config.targets if target.oci_platform == platform), None)
+    if found is None:
+        there = sorted({target.oci_platform for target in config.targets})
+        raise ConfigError(
+            f"no configured target is for {platform}",
+            where=str(config.file),
+            hint=f"[targets] has {', '.join(there)}; add the platform there and run `mirror refresh`",
+        )
+    return found
+
+
 def _image(name: str, table: Table, config: Config) -> ImageSpec:
     folder = config.file.parent
     project = table.string("project", None)
@@ -154,6 +169,7 @@ def _image(name: str, table: Table, config: Config) -> ImageSpec:
         skip_imports=table.strings("skip_imports", ()),
         layers=_budget(table),
         compile=table.boolean("compile", default=True),
+        compression=_compression(table),
         install=table.boolean("install", default=False),
         sign=folder / key if (key := table.string("sign", None)) else None,
     )
@@ -232,6 +248,14 @@ def _budget(table: Table) -> int:
     if budget > MOST_LAYERS:
         raise table.fault("layers", f"is more than the {MOST_LAYERS} that engines can stack")
     return budget
+
+
+def _compression(table: Table) -> Compression:
+    text = table.string("compression", Compression.GZIP.value)
+    try:
+        return Compression(text)
+    except ValueError:
+        raise table.fault("compression", f"{text!r} is none", "write gzip, or zstd") from None
 
 
 def _user(table: Table) -> str:

@@ -112,7 +112,7 @@ class TestLock:
         assert file.read_text().count("[[base]]") == 2
         (only,) = lock_bases(
             configured(copied.file.parent, CONFIG.partition("[images.tools]")[0]), (), Silent()
-        )
+        ).debian
         assert file.read_text().count("[[base]]") == 1
         assert only.base.packages == ("ca-certificates", "git", "python3", "python3-venv")
 
