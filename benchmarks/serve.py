@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -45,6 +45,7 @@ http {{
         listen 127.0.0.1:{port};
         root {tree};
         location /simple/ {{ index $page; add_header Vary Accept; }}
+        location /npm/ {{ try_files $uri $uri/install.json =404; }}
     }}
 }}
 """
@@ -121,17 +122,20 @@ def ask_for_pages() -> None:
         ("nginx", NGINX_PORT, "/simple/"),
         ("devpi", SERVE_PORT, devpi),
     )
-    rates = {name: rate(port, f"{index}packaging/") for name, port, index in contestants}
+    rates = {name: rate(port, [f"{index}packaging/"], JSON_TYPE) for name, port, index in contestants}
     rows = [(name, f"{value:.0f}", f"{rates['mirror serve'] / value:.2f}") for name, value in rates.items()]
     print_table("pages", ("", "a second", "mirror serve is faster by"), rows)
 
 
-def rate(port: int, path: str) -> float:
-    request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAccept: {JSON_TYPE}\r\n\r\n"
+def rate(port: int, paths: Sequence[str], accept: str, *, at_least: int = 0) -> float:
+    """Ask for these pages in turn for some seconds, and for `at_least` so many; give the answers a second."""
+    requests = [
+        f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAccept: {accept}\r\n\r\n" for path in paths
+    ]
     count, begun = 0, time.perf_counter()
     with socket.create_connection(("127.0.0.1", port)) as connection, connection.makefile("rb") as answers:
-        while time.perf_counter() - begun < SECONDS:
-            connection.sendall(request.encode())
+        while time.perf_counter() - begun < SECONDS or count < at_least:
+            connection.sendall(requests[count % len(requests)].encode())
             read_answer(answers)
             count += 1
     return count / (time.perf_counter() - begun)
