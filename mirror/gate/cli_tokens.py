@@ -38,9 +38,10 @@ def mint(
     """Make a token for a task, write that down, and print it."""
     import time
 
+    from mirror.gate.packages import lock_digest
     from mirror.gate.places import Upstreams
     from mirror.gate.policyfile import load_policy
-    from mirror.gate.running import home_of, lock_digest
+    from mirror.gate.running import home_of
     from mirror.gate.tokenlog import token_log
     from mirror.gate.tokens import caveat, check_task
     from mirror.gate.tokens import mint as make

@@ -17,7 +17,7 @@ from mirror.gate.hosts import Endpoint
 from mirror.gate.http1 import Head, Headers, render_head
 from mirror.gate.limits import NO_LIMITS, Limits, Meter, Usage
 from mirror.gate.log import Log
-from mirror.gate.packages import Shelf
+from mirror.gate.packages import Shelf, Stock
 from mirror.gate.policy import Decision, Kind, Policy, deny
 from mirror.gate.relay import Tunnel
 from mirror.gate.repeats import WINDOW, Repeats
@@ -67,7 +67,7 @@ class Settings:
 
     policy: Policy
     tree: Path | None = None
-    shelf: Shelf = field(default_factory=lambda: Shelf({}, {}))
+    shelf: Stock = field(default_factory=lambda: Shelf({}, {}))
     secrets: Mapping[str, str] = field(default_factory=dict)
     resolver: Resolver = system_resolver
     tls: ssl.SSLContext = field(default_factory=ssl.create_default_context)

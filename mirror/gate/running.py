@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import resource
 import shlex
@@ -23,13 +22,12 @@ from mirror.gate.errors import GateError, LogError, PolicyError, TokenError
 from mirror.gate.http1 import Head
 from mirror.gate.keys import GateHome
 from mirror.gate.log import Log
-from mirror.gate.packages import Shelf
+from mirror.gate.packages import Current
 from mirror.gate.policy import Policy, unmet
 from mirror.gate.server import Gate
 from mirror.gate.tokenlog import TOKENS
 from mirror.gate.tokens import Context, parse, pick, verify
 from mirror.layout import Layout
-from mirror.snapshot import LockRecord, Snapshot
 
 _POST_SECONDS = 60
 _WATCH = 0.2
@@ -65,11 +63,11 @@ async def open_gate(
     if door.task == TOKENS:
         raise GateError("a task may not be called so: it is the name of the log of tokens", where=door.task)
     home, layout = home_of(config), Layout(config.root)
-    snapshot = layout.snapshots.current()
+    stock = Current(layout)
     settings = Settings(
         policy=policy,
         tree=layout.tree / "current",
-        shelf=Shelf.of(snapshot),
+        shelf=stock,
         secrets=route_secrets(policy, os.environ),
     )
     name = door.task or "gate"
@@ -77,7 +75,7 @@ async def open_gate(
     with _poster(post) as on_checkpoint:
         log = Log(home.log(name), signer.named(f"{signer.name}/{name}"), on_checkpoint=on_checkpoint)
         try:
-            identify = None if door.socket else asker(home, policy, lock_digest(snapshot))
+            identify = None if door.socket else asker(home, policy, stock.lock)
             gate = _start(settings, log, door, identify)
             try:
                 await _listen(gate, door)
@@ -140,13 +138,7 @@ def route_secrets(policy: Policy, environment: Mapping[str, str]) -> dict[str, s
     return found
 
 
-def lock_digest(snapshot: Snapshot | None) -> str:
-    """Give what stands for the locks that are served, in tokens."""
-    locks: tuple[LockRecord, ...] = snapshot.locks if snapshot else ()
-    return hashlib.sha256("".join(f"{lock.name} {lock.sha256}\n" for lock in locks).encode()).hexdigest()
-
-
-def asker(home: GateHome, policy: Policy, lock: str) -> Identify:
+def asker(home: GateHome, policy: Policy, lock: Callable[[], str]) -> Identify:
     """Make the function that asks each request for its token.
 
     Keys and revocations are read each time, so that both hold at once.
@@ -160,7 +152,7 @@ def asker(home: GateHome, policy: Policy, lock: str) -> Identify:
             raise TokenError("no token came with the request")
         now = time.time()
         keys = {key.id: key.secret for key in home.token_keys(now)}
-        context = Context(now=now, operation=operation, lock=lock, policy=digest, revoked=home.revoked())
+        context = Context(now=now, operation=operation, lock=lock(), policy=digest, revoked=home.revoked())
         token = parse(text)
         return Identity(verify(token, keys, context), token.identifier, token.caveats)
 

@@ -100,7 +100,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
     settings = Settings(
         policy=site.policy, tree=site.tree, shelf=Shelf.of(Snapshot.of([], [site.wheel], [chosen]))
     )
-    gate = Gate(settings, site.log, identify=asker(site.home, site.policy, "lock"))
+    gate = Gate(settings, site.log, identify=asker(site.home, site.policy, lambda: "lock"))
     site.port = await gate.listen_tcp("127.0.0.1", 0)
     yield site
     await gate.close()

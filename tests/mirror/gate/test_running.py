@@ -11,10 +11,18 @@ import pytest
 from mirror.config import Config, load
 from mirror.gate.audit import split_notes, verify
 from mirror.gate.errors import GateError, PolicyError
+from mirror.gate.keys import GateHome
+from mirror.gate.note import Verifier
+from mirror.gate.packages import Current
 from mirror.gate.policy import Policy
 from mirror.gate.policyfile import parse_policy
 from mirror.gate.running import Door, home_of, open_gate, route_secrets
+from mirror.layout import Layout
+from mirror.publish import simple
+from mirror.publish.pages import file_path
 from tests.mirror.gate.harness import Resolver, Running
+from tests.mirror.stocking import stock, stocked
+from tests.wheels import make_wheel
 
 pytestmark = pytest.mark.anyio
 
@@ -77,3 +85,40 @@ async def test_a_socket_that_cannot_be(config: Config, tmp_path: Path) -> None:
     with pytest.raises(GateError, match="cannot listen"):
         async with open_gate(config, parse_policy("p.toml", "", {}), door):
             pytest.fail("it opened")
+
+
+async def test_a_refresh_while_a_gate_runs(config: Config, tmp_path: Path) -> None:
+    """What a new snapshot brings is known at once, and what the one before it had is known still."""
+    layout = Layout(config.root)
+    first, second = (make_wheel(tmp_path / name, name, "1.0") for name in ("alpha", "beta"))
+
+    def refresh(wheel: Path) -> None:
+        name = stock(layout, wheel)
+        simple.publish(layout, name, layout.snapshots.load(name))
+
+    refresh(first)
+    home, policy = home_of(config), parse_policy("p.toml", "mirror = true", {})
+    door = Door(task="t", socket=tmp_path / "s")
+    async with open_gate(config, policy, door) as gate:
+        running = Running(gate, gate.core._log, tmp_path / "s", 0, Resolver())
+        assert (await running.ask("GET", "/simple/beta/"))[0] == 404
+        lock = Current(layout).lock()
+        refresh(second)
+        for wheel in (first, second):
+            path = file_path(stocked(wheel))
+            assert await running.send(
+                f"GET /{path} HTTP/1.1\r\nHost: g\r\nConnection: close\r\n\r\n".encode()
+            )
+        found = [record["package"] for record in running.records("served") if "package" in record]
+        assert found == ["alpha", "beta"]
+        shelf = gate.core.settings.shelf
+        assert isinstance(shelf, Current)
+        assert shelf.lock() == lock  # the same lock, which names other files now
+        layout.snapshots.drop(str(layout.snapshots.current_name()))
+        assert (await running.ask("GET", "/simple/beta/"))[0] == 200
+    assert verify(home.log("t"), _verifier(home, "t")).unsealed == 0
+
+
+def _verifier(home: GateHome, name: str) -> Verifier:
+    known = home.verifier()
+    return Verifier(f"{known.name}/{name}", known.public)
