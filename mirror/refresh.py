@@ -92,6 +92,7 @@ def refresh(config: Config, *, begin: Begin, publish: Publish) -> Report:
                 filled = fill(config, layout, locks, inputs, failed, begin)
             snapshot, failed = filled.snapshot, filled.failed
             fetched, fetched_size = filled.fetched, filled.fetched_size
+            layout.store.settle()
             name = layout.snapshots.add(snapshot)
         with watch.step("publish"):
             publish(name, snapshot)

@@ -6,6 +6,7 @@ and the size match; so a file under `sha256/` is whole, whenever the writer was 
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import hashlib
 import os
@@ -76,7 +77,7 @@ class Store:
                     Path(file.name).unlink(missing_ok=True)
 
     def keep(self, incoming: Incoming) -> str:
-        """Check a whole file, rename it into place and give its sha256.
+        """Check a whole file, rename it into place and give its sha256; `settle` makes that last.
 
         Raises DigestMismatchError, TruncatedError and DiskFullError.
         """
@@ -87,11 +88,15 @@ class Store:
             target.parent.mkdir(parents=True, exist_ok=True)
             incoming.path.chmod(0o444)
             incoming.path.rename(target)
-            sync_folder(target.parent)
             for digest in incoming.found():
                 if digest.is_strong and digest.algorithm != "sha256":
                     self._remember(digest, incoming.sha256)
             return incoming.sha256
+
+    def settle(self) -> None:
+        """Make all that was kept survive a power cut, before anything names it."""
+        if self.root.is_dir():
+            sync_file_system(self.root)
 
     def _alias(self, digest: Digest) -> Path:
         return self.root / digest.algorithm / digest.value[:2] / digest.value[2:]
@@ -229,20 +234,38 @@ def disk_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a small file so that a reader or a crash sees all of it or nothing."""
+def write_atomically(path: Path, data: bytes, *, lasting: bool = True) -> None:
+    """Write a small file so that a reader or a crash sees all of it or nothing.
+
+    What need not be `lasting` is only remembered: after a power cut it may be gone, or not what it was.
+    """
     with disk_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".tmp", delete=False) as file:
             try:
                 file.write(data)
                 file.flush()
-                os.fsync(file.fileno())
+                if lasting:
+                    os.fsync(file.fileno())
                 os.fchmod(file.fileno(), 0o644)
                 Path(file.name).rename(path)
             finally:
                 Path(file.name).unlink(missing_ok=True)
-        sync_folder(path.parent)
+        if lasting:
+            sync_folder(path.parent)
+
+
+def sync_file_system(path: Path) -> None:
+    """Bring all that was written on the file system of this folder to the disk.
+
+    One call takes less than one for each of many files and folders.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if ctypes.CDLL(None, use_errno=True).syncfs(descriptor):
+            raise OSError(ctypes.get_errno(), "the file system cannot be synchronized", str(path))
+    finally:
+        os.close(descriptor)
 
 
 def sync_folder(path: Path) -> None:

@@ -141,6 +141,7 @@ def import_(layout: Layout, paths: Sequence[Path], publish: Publish, keep: int, 
         index, snapshot = _check(paths, advance)
         _refuse_gaps(index, snapshot, layout.store)
         added = [size for path in paths for size in _take(path, layout.store, advance)]
+        layout.store.settle()
         shelf, current = layout.snapshots, layout.snapshots.current_name()
         names = [name for name in shelf.names() if shelf.load(name).digest == snapshot.digest]
         name = names[-1] if names else shelf.add(snapshot)

@@ -50,7 +50,10 @@ def wheel_metadata(path: Path, filename: str) -> bytes | None:
     try:
         with zipfile.ZipFile(path) as archive:
             found = [entry for entry in archive.infolist() if _IN_WHEEL.fullmatch(entry.filename)]
-        return _from_zip(path, _IN_WHEEL) if len(found) == 1 else None
+            if len(found) != 1:
+                return None
+            with archive.open(found[0]) as file:
+                return _limited(file.read(METADATA_LIMIT + 1))
     except _UNREADABLE:
         return None
 

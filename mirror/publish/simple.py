@@ -9,8 +9,6 @@ on to fetch what that page names, so a tree holds the files of the one before it
 
 from __future__ import annotations
 
-import ctypes
-import os
 import shutil
 from collections.abc import Collection, Iterable
 from contextlib import suppress
@@ -25,7 +23,7 @@ from mirror.publish.links import place
 from mirror.publish.metadata import wheel_metadata
 from mirror.publish.pages import METADATA, file_path, pages
 from mirror.snapshot import Snapshot, Stocked
-from mirror.store import Store, disk_errors, sync_folder
+from mirror.store import Store, disk_errors, sync_file_system, sync_folder
 
 CURRENT = "current"
 _HIDDEN = "."
@@ -71,7 +69,7 @@ def _write(layout: Layout, name: str, snapshot: Snapshot, old: str | None, url: 
     told = npm.pages((each.facts for each in tarballs.values()), url)
     for path, content in (*pages(files, _metadata(files, fresh)), *told):
         _write_page(fresh / path, content, before / path)
-    _sync(fresh)
+    sync_file_system(fresh)
     fresh.rename(layout.tree / name)
     sync_folder(layout.tree)
 
@@ -126,12 +124,3 @@ def _switch(tree: Path, name: str) -> None:
     fresh.symlink_to(name)
     fresh.rename(tree / CURRENT)
     sync_folder(tree)
-
-
-def _sync(folder: Path) -> None:
-    """Bring a whole tree to the disk: one call for its file system takes less than one for each page."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        ctypes.CDLL(None).syncfs(descriptor)
-    finally:
-        os.close(descriptor)

@@ -17,6 +17,7 @@ import httpx
 from mirror.errors import UpstreamError
 from mirror.upstream.auth import UpstreamAuth
 from mirror.upstream.settings import UpstreamSettings, redact
+from mirror.upstream.stream import open_stream
 
 _USER_AGENT = "lockstock"
 _SCHEMES = ("http", "https", "all")
@@ -116,7 +117,6 @@ class _Dialer(httpcore.AsyncNetworkBackend):
 
     def __init__(self, settings: UpstreamSettings) -> None:
         self._named = {host for url in settings.named if (host := urlsplit(url).hostname)}
-        self._backend = httpcore.AnyIOBackend()
         self._lookups: dict[str, asyncio.Task[list[str]]] = {}
 
     async def connect_tcp(
@@ -130,14 +130,14 @@ class _Dialer(httpcore.AsyncNetworkBackend):
         addresses = await self._checked(host)
         for last, address in enumerate(addresses, 1):
             try:
-                return await self._backend.connect_tcp(address, port, timeout, local_address, socket_options)
+                return await open_stream(address, port, timeout, local_address)
             except (httpcore.ConnectError, httpcore.ConnectTimeout):
                 if last == len(addresses):
                     raise
         raise httpcore.ConnectError(f"{host} has no address")
 
     async def sleep(self, seconds: float) -> None:
-        await self._backend.sleep(seconds)
+        await asyncio.sleep(seconds)
 
     async def _checked(self, host: str) -> list[str]:
         addresses = await self._look_up(host)

@@ -26,7 +26,7 @@ from mirror.store import write_atomically
 from mirror.upstream.fetch import get, local_path
 from mirror.upstream.session import Upstream
 from mirror.upstream.settings import is_pinned, redact
-from mirror.upstream.simple import ACCEPT, Wanted, file_version, narrow_page, parse_page
+from mirror.upstream.simple import ACCEPT, Wanted, file_version, parse_page
 
 FilesOf = Callable[[Package, Upstream], Awaitable[tuple[Artifact, ...]]]
 
@@ -66,7 +66,7 @@ class LocatedFiles:
         """Keep an answer, without credentials. One that holds for a time, as signed URLs do, is not kept."""
         if all(file.digests and file.url and not urlsplit(file.url).query for file in files):
             items = [{**asdict(file), "url": redact(file.url or "")} for file in files]
-            write_atomically(self._path(package), json.dumps(items).encode())
+            write_atomically(self._path(package), json.dumps(items).encode(), lasting=False)
 
     def forget(self, package: Package) -> bool:
         """Drop an answer whose places have been left; say whether there was one."""
@@ -206,11 +206,7 @@ async def _page(
         return ()
     kind, body, base = response.headers.get("content-type", ""), response.content, str(response.url)
     try:
-        narrow = (
-            ()
-            if "json" in kind or not allowed
-            else parse_page(kind, narrow_page(body, allowed), base, wanted)
-        )
+        narrow = parse_page(kind, body, base, wanted, allowed) if allowed else ()
         return narrow or parse_page(kind, body, base, wanted)
     except ValueError as error:
         raise UpstreamError(f"the answer cannot be used: {error}", where=redact(url)) from error

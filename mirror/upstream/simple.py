@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import lru_cache
 from html.parser import HTMLParser
 from typing import Any
@@ -30,29 +30,33 @@ Wanted = Callable[[str], bool]
 
 
 def parse_page(
-    content_type: str, body: bytes, url: str, wanted: Wanted = lambda filename: True
+    content_type: str,
+    body: bytes,
+    url: str,
+    wanted: Wanted = lambda filename: True,
+    digests: Iterable[Digest] = (),
 ) -> tuple[Artifact, ...]:
     """Read the files of a project's page, found at `url`, whose names are wanted.
 
-    A page that came over the network cannot name files of this machine. Raises ValueError when it
-    is not a page.
+    Where `digests` are given, files that have none of them are passed over: to look at the thousands
+    of others would take most of a cold run's CPU. A page that came over the network cannot name files
+    of this machine. Raises ValueError when it is not a page.
     """
     kind = content_type.partition(";")[0].strip().lower()
     if kind.endswith("json"):
-        files = _from_json(body, url, wanted)
+        files = _from_json(body, url, wanted, frozenset(digest.value for digest in digests))
     elif kind in ("text/html", "application/vnd.pypi.simple.v1+html", ""):
-        files = _from_html(body, url, wanted)
+        files = _from_html(_narrow(body, tuple(digests)), url, wanted)
     else:
         raise ValueError(f"{kind} is not a page of a package index")
     schemes = _REMOTE if urlsplit(url).scheme in _REMOTE else ("file", *_REMOTE)
     return tuple(file for file in files if urlsplit(file.url or "").scheme in schemes)
 
 
-def narrow_page(body: bytes, digests: Iterable[Digest]) -> bytes:
-    """Cut an HTML page down to the links that carry one of the digests.
-
-    Parsing the thousands of others would take most of a cold run's CPU.
-    """
+def _narrow(body: bytes, digests: Collection[Digest]) -> bytes:
+    """Cut an HTML page down to the links that carry one of the digests, if there are any."""
+    if not digests:
+        return body
     head, *links = _LINK.split(body)
     values = [digest.value.encode() for digest in digests]
     return head + b"".join(link for link in links if any(value in link for value in values))
@@ -76,10 +80,12 @@ def _of_wheel(name: str, version: str) -> tuple[str, Version]:
     return canonicalize_name(name), Version(version)
 
 
-def _from_json(body: bytes, url: str, wanted: Wanted) -> Iterator[Artifact]:
+def _from_json(body: bytes, url: str, wanted: Wanted, values: frozenset[str]) -> Iterator[Artifact]:
     try:
         page = json.loads(body)
         for file in page["files"]:
+            if values and values.isdisjoint(file.get("hashes", {}).values()):
+                continue
             if _printable(file["filename"]) and _printable(file["url"]) and wanted(file["filename"]):
                 yield _artifact(file["filename"], urljoin(url, file["url"]), file)
     except (KeyError, TypeError, AttributeError, RecursionError) as error:

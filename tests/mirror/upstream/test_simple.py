@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lockfiles.model import Digest
-from mirror.upstream.simple import JSON_TYPE, file_version, narrow_page, parse_page
+from mirror.upstream.simple import JSON_TYPE, file_version, parse_page
 
 URL = "https://index.example/simple/flask/"
 SHA = "ab" * 32
@@ -70,10 +70,24 @@ def test_a_page_is_narrowed_to_the_links_that_matter() -> None:
     page = f"""<html><base href="https://files.example/"><a href="p/flask-1.0.tar.gz#sha256={other}">x</a>
     <A href="p/flask-2.0.tar.gz#sha256={SHA}" data-yanked="">y</A><a href="z">z</a></html>""".encode()
     wanted = Digest("sha256", SHA)
-    narrow = parse_page("text/html", narrow_page(page, [wanted]), URL)
+    narrow = parse_page("text/html", page, URL, digests=[wanted])
     assert narrow == tuple(file for file in parse_page("text/html", page, URL) if wanted in file.digests)
     assert len(narrow) == 1
-    assert parse_page("text/html", narrow_page(page, [Digest("sha256", "0" * 64)]), URL) == ()
+    assert parse_page("text/html", page, URL, digests=[Digest("sha256", "0" * 64)]) == ()
+
+
+def test_json_is_narrowed_too() -> None:
+    files = [
+        {"filename": f"flask-{n}.0.tar.gz", "url": "x", "hashes": {"sha256": str(n) * 64}} for n in range(4)
+    ]
+    page = json.dumps({"files": [*files, {"filename": "flask-9.0.tar.gz", "url": "x"}]}).encode()
+    (found,) = parse_page(JSON_TYPE, page, URL, digests=[Digest("sha256", "2" * 64)])
+    assert found.filename == "flask-2.0.tar.gz"
+    assert len(parse_page(JSON_TYPE, page, URL)) == 5
+    for odd in (1, [1], {"sha256": []}):
+        page = json.dumps({"files": [{**files[0], "hashes": odd}]}).encode()
+        with pytest.raises(ValueError, match="PEP 691"):
+            parse_page(JSON_TYPE, page, URL, digests=[Digest("sha256", "2" * 64)])
 
 
 @pytest.mark.parametrize(
