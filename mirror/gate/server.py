@@ -124,13 +124,21 @@ class Gate:
             raise Denied(decision)
 
     async def _head(self, reader: asyncio.StreamReader) -> Head | None:
-        """Read a head, or None where the client is gone. Raises Denied."""
+        """Read a head, or None where none begins: the client is gone, or has nothing more to ask."""
+        seconds = self._settings.head_seconds
         try:
-            async with asyncio.timeout(self._settings.head_seconds):
-                return parse_head(await reader.readuntil(b"\r\n\r\n"))
-        except asyncio.IncompleteReadError as error:
-            if not error.partial:
-                return None
+            async with asyncio.timeout(seconds):
+                first = await reader.read(1)
+        except TimeoutError:
+            return None
+        if not first:
+            return None
+        try:
+            if first in b"\r\n":
+                raise HttpError(400, "an empty line before the request")
+            async with asyncio.timeout(seconds):
+                return parse_head(first + await reader.readuntil(b"\r\n\r\n"))
+        except asyncio.IncompleteReadError:
             problem = HttpError(400, "the head ended in the middle")
         except asyncio.LimitOverrunError:
             problem = HttpError(431, "the head is too large")

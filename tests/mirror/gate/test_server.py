@@ -632,6 +632,17 @@ async def test_slow_clients_end(tmp_path: Path) -> None:
         assert up.seen == b""
 
 
+async def test_a_client_that_has_nothing_more_to_ask_is_no_attempt(tmp_path: Path) -> None:
+    """Clients keep connections open for later; that one of them ends unused is nothing to tell."""
+    tree, shelf = make_tree(tmp_path)
+    async with running(tmp_path, "mirror = true", tree=tree, shelf=shelf, head_seconds=0.2) as gate:
+        assert (await gate.send(b"")) == b""
+        answer = await gate.send(b"GET /simple/idna/ HTTP/1.1\r\nHost: gate\r\n\r\n")
+        assert answer.endswith(b"idna</a>")
+        assert gate.records("blocked") == []
+        assert (await gate.send(b"\r\n\r\n")).startswith(b"HTTP/1.1 400")
+
+
 async def test_an_idle_tunnel_ends_and_a_busy_one_does_not(tmp_path: Path) -> None:
     async with upstream(echo) as up, running(tmp_path, policy_for(up.port), idle_seconds=0.3) as gate:
         reader, writer, _ = await gate.tunnel(f"api.example:{up.port}")
