@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import httpx
 from packaging.utils import (
     canonicalize_name,
     parse_sdist_filename,
@@ -25,7 +26,7 @@ from mirror.errors import DigestMismatchError, NotFoundUpstreamError, UpstreamEr
 from mirror.store import write_atomically
 from mirror.upstream.fetch import get, local_path
 from mirror.upstream.session import Upstream
-from mirror.upstream.settings import is_pinned, redact
+from mirror.upstream.settings import is_pinned, is_remote, redact
 from mirror.upstream.simple import ACCEPT, Wanted, file_version, parse_page
 
 FilesOf = Callable[[Package, Upstream], Awaitable[tuple[Artifact, ...]]]
@@ -195,13 +196,13 @@ async def _page(
     upstream: Upstream, index: str, name: str, wanted: Wanted, allowed: frozenset[Digest]
 ) -> tuple[Artifact, ...]:
     """Give the wanted files that an index has of a project; none where it does not know it."""
-    if index in upstream.settings.find_links:
-        return _in_folder(index, wanted)
-    url = f"{index.rstrip('/')}/{canonicalize_name(name)}/"
+    is_links = index in upstream.settings.find_links
+    if is_links and not is_remote(index):
+        return _in_local_links(index, wanted)
+    url = index if is_links else f"{index.rstrip('/')}/{canonicalize_name(name)}/"
     if urlsplit(url).scheme == "file":
         return _in_local_index(url, wanted)
-    async with upstream.gate:
-        response = await get(upstream.client, url, upstream.retries, headers={"Accept": ACCEPT})
+    response = await (_links(upstream, url) if is_links else _ask(upstream, url))
     if response is None:
         return ()
     kind, body, base = response.headers.get("content-type", ""), response.content, str(response.url)
@@ -212,6 +213,18 @@ async def _page(
         raise UpstreamError(f"the answer cannot be used: {error}", where=redact(url)) from error
 
 
+async def _ask(upstream: Upstream, url: str) -> httpx.Response | None:
+    async with upstream.gate:
+        return await get(upstream.client, url, upstream.retries, headers={"Accept": ACCEPT})
+
+
+async def _links(upstream: Upstream, url: str) -> httpx.Response | None:
+    """Ask for a page of links once, for all packages."""
+    if url not in upstream.links:
+        upstream.links[url] = asyncio.create_task(_ask(upstream, url))
+    return await asyncio.shield(upstream.links[url])
+
+
 def _in_local_index(url: str, wanted: Wanted) -> tuple[Artifact, ...]:
     try:
         return parse_page("text/html", (local_path(url) / "index.html").read_bytes(), url, wanted)
@@ -219,9 +232,11 @@ def _in_local_index(url: str, wanted: Wanted) -> tuple[Artifact, ...]:
         return ()
 
 
-def _in_folder(link: str, wanted: Wanted) -> tuple[Artifact, ...]:
-    """Give the wanted files of a find-links folder, hashed here since nobody else did."""
+def _in_local_links(link: str, wanted: Wanted) -> tuple[Artifact, ...]:
+    """Give the wanted files of a find-links folder, hashed here since nobody else did, or of a page."""
     folder = local_path(link)
+    if folder.is_file():
+        return parse_page("text/html", folder.read_bytes(), folder.absolute().as_uri(), wanted)
     return tuple(
         Artifact(
             filename=file.name,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import httpx
 
@@ -18,12 +18,16 @@ _RETRIES_AT_MOST = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upstream:
-    """What is needed to ask. `gate` bounds the requests at a time, `max_file_size` is in bytes."""
+    """What is needed to ask. `gate` bounds the requests at a time, `max_file_size` is in bytes.
+
+    `links` are the pages of links that were asked for, which are the same for every package.
+    """
 
     client: httpx.AsyncClient
     settings: UpstreamSettings
     gate: asyncio.Semaphore
     max_file_size: int
+    links: dict[str, asyncio.Task[httpx.Response | None]] = field(default_factory=dict)
 
     @property
     def retries(self) -> int:

@@ -51,14 +51,19 @@ class UpstreamSettings:
     authorization: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def sources(self, name: str) -> tuple[str, ...]:
-        """Give the indexes and folders to ask for a name: those it is pinned to, or else all others."""
+        """Give the indexes and find-links to ask for a name: those it is pinned to, or else all others."""
         pinned = tuple(spec.index for spec in self.pinned if is_pinned(name, (spec,)))
         return pinned or (*self.indexes, *self.find_links)
 
     @property
     def named(self) -> tuple[str, ...]:
-        """All index URLs that the user named."""
-        return (*self.indexes, *(spec.index for spec in self.pinned))
+        """All URLs of indexes and of pages of links that the user named."""
+        return (*self.indexes, *(spec.index for spec in self.pinned), *filter(is_remote, self.find_links))
+
+
+def is_remote(place: str) -> bool:
+    """Say whether a place is on the web, and not a path or a file: URL."""
+    return urlsplit(place).scheme in ("http", "https")
 
 
 def is_pinned(name: str, specs: Iterable[UpstreamSpec]) -> bool:

@@ -26,6 +26,45 @@ def test_a_find_links_folder(project: Project, index: IndexServer, tmp_path: Pat
     assert project.refreshed()["fetched"] == 1
 
 
+@pytest.mark.parametrize("digests", [True, False])
+def test_find_links_that_is_a_page(
+    project: Project, index: IndexServer, tmp_path: Path, digests: bool
+) -> None:
+    folder = tmp_path / "links"
+    wheels = [make_wheel(folder, name, "1.0") for name in ("tool", "toolbox")]
+    with IndexServer(folder) as web:
+        fragments = [f"#sha256={digest(wheel)}" if digests else "" for wheel in wheels]
+        links = (f'<a href="files/{w.name}{f}">x</a>' for w, f in zip(wheels, fragments, strict=True))
+        web.pages["/links.html"] = "".join(links).encode()
+        project.environment["PIP_FIND_LINKS"] = f"{web.url.replace('//', '//me:pw@')}/links.html"
+        project.lock(*wheels)
+        assert project.refreshed()["fetched"] == 2
+        assert sorted(path for path, _ in web.requests) == [
+            *(f"/files/{w.name}" for w in wheels),
+            "/links.html",
+        ]
+        assert all("Authorization" in headers for _, headers in web.requests)
+
+
+def test_find_links_that_is_a_page_of_this_machine(project: Project, tmp_path: Path) -> None:
+    wheel = make_wheel(tmp_path / "links", "tool", "1.0")
+    page = tmp_path / "links.html"
+    page.write_text(f'<a href="links/{wheel.name}">x</a>')
+    project.environment["PIP_FIND_LINKS"] = str(page)
+    project.lock(wheel)
+    assert project.refreshed()["fetched"] == 1
+
+
+def test_find_links_that_does_not_answer(project: Project, index: IndexServer, tmp_path: Path) -> None:
+    project.lock(make_wheel(tmp_path, "tool", "1.0"), make_wheel(tmp_path, "toolbox", "1.0"))
+    index.faults["/links.html"] = lambda answer: answer.send(500)
+    project.environment |= {"PIP_FIND_LINKS": f"{index.url}/links.html", "PIP_RETRIES": "0"}
+    ended = project.mirror("refresh")
+    assert ended.returncode == 22
+    assert "links.html: the upstream answers 500" in ended.stderr
+    assert [path for path, _ in index.requests].count("/links.html") == 1
+
+
 def test_an_index_in_a_folder(project: Project, tmp_path: Path) -> None:
     wheel = make_wheel(tmp_path / "local" / "files", "tool", "1.0")
     page = tmp_path / "local" / "simple" / "tool"
