@@ -2,7 +2,7 @@
 EXAMPLE ?= service
 PYTHON = .venv/bin/python
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo image test lint bench clean
 
 help:  ## Show what there is
 	@grep -hE '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 10
@@ -10,6 +10,10 @@ help:  ## Show what there is
 demo:  ## Stock a mirror for an example, build its image, and check it without a network
 	@sh .ci/prepare demo
 	@$(PYTHON) examples/demo.py $(EXAMPLE)
+
+image:  ## Build the container image of lockstock itself
+	@sh .ci/prepare demo
+	@$(PYTHON) container/build.py
 
 test:  ## Run the linters and all tests
 	@sh .ci/prepare test
@@ -25,8 +29,11 @@ lint:  ## Check style and types
 bench:  ## Measure against peers (minutes; needs the network)
 	@sh .ci/prepare test
 	$(PYTHON) -m benchmarks.refresh
+	$(PYTHON) -m benchmarks.fill
+	$(PYTHON) -m benchmarks.serve
+	$(PYTHON) -m benchmarks.scale
 	$(PYTHON) -m benchmarks.build
 	$(PYTHON) -m benchmarks.npm
 
 clean:  ## Remove the environment and the examples' mirrors
-	rm -rf .venv examples/*/.lockstock .coverage* .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv examples/*/.lockstock container/.lockstock container/dist .coverage* .mypy_cache .pytest_cache .ruff_cache
