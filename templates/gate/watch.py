@@ -178,7 +178,9 @@ def main(place: str) -> None:
         gate.connect(place)
         device = tunnel()
         _tell(out, {"ready": True})
-        while select.select([device, ended], [], [])[0] != [ended]:
+        while (ready := select.select([device, ended, gate.fileno()], [], [])[0]) != [ended]:
+            if gate.fileno() in ready:
+                return  # the gate is gone, and with this program the route
             _read(device, out)
         _tell(out, {"unread": unread()})
 

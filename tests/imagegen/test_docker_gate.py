@@ -337,6 +337,35 @@ def test_two_runs_add_to_one_log(sandbox: Sandbox) -> None:
     records(sandbox, first, "twice")
 
 
+def test_what_a_killed_run_left_is_removed_by_the_next(sandbox: Sandbox) -> None:
+    config = str(sandbox.project.folder / "lockstock.toml")
+    command = [
+        sys.executable,
+        "-m",
+        "imagegen",
+        "run",
+        NAME,
+        "-p",
+        "test-run",
+        "--task",
+        "killed",
+        "-c",
+        config,
+    ]
+    with subprocess.Popen(
+        [*command, "--", "sh", "-c", "echo begun; sleep 60"], stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout
+        assert child.stdout.readline() == b"begun\n"
+        child.kill()
+    assert left_behind(sandbox, "killed")
+    ended = contain(sandbox, "", "true", task="killed")
+    assert ended.code == 0
+    assert left_behind(sandbox, "killed") == []
+    events = [record["event"] for record in records(sandbox, ended, "killed")]
+    assert events == ["start", "watch", "recovered", "start", "watch", "watch", "stop"]
+
+
 def test_an_interrupted_run_leaves_nothing(sandbox: Sandbox) -> None:
     config = str(sandbox.project.folder / "lockstock.toml")
     command = [
