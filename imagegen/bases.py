@@ -74,9 +74,7 @@ def make(base: DebianBase, folder: Path, progress: Progress) -> Tarball:
     sources = for_suite(read_host(), base.suite)
     words = command(base.suite, wanted(base))
     stanzas = [source.stanza() for source in sources]
-    order = _Order(
-        base=base, words=tuple(words), stem=_stem(base, words, stanzas), hint=_hint(base.suite, sources)
-    )
+    order = _Order(base=base, words=tuple(words), stem=stem_of(base, None), hint=_hint(base.suite, sources))
 
     return _made(order, folder, progress, lambda: nullcontext("\n".join(stanzas)))
 
@@ -92,7 +90,7 @@ def make_locked(
     order = _Order(
         base=base,
         words=tuple(words),
-        stem=_stem(base, words, [deb.sha256 for deb in locked.debs]),
+        stem=stem_of(base, locked),
         hint="the locked packages do not install: run `imagegen lock-base` to choose them again",
     )
 
@@ -104,6 +102,16 @@ def make_locked(
             yield f"deb [trusted=yes] copy://{root} {base.suite} main"
 
     return _made(order, folder, progress, sources)
+
+
+def stem_of(base: DebianBase, locked: LockedBase | None) -> str:
+    """Give how the names of a base's files begin, the sha256 being what follows."""
+    if locked is None:
+        sources = [source.stanza() for source in for_suite(read_host(), base.suite)]
+        return _stem(base, command(base.suite, wanted(base)), sources)
+    return _stem(
+        base, command(base.suite, (deb.name for deb in locked.debs)), [deb.sha256 for deb in locked.debs]
+    )
 
 
 def _stem(base: DebianBase, words: Sequence[str], origin: Sequence[str]) -> str:
@@ -125,7 +133,7 @@ class _Order:
 def _made(
     order: _Order, folder: Path, progress: Progress, sources: Callable[[], AbstractContextManager[str]]
 ) -> Tarball:
-    with _alone(folder) as lock:
+    with alone(folder) as lock:
         held = next(folder.glob(f"{order.stem}-*.tar"), None)
         if held is None:
             with sources() as text:
@@ -135,7 +143,7 @@ def _made(
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[int]:
+def alone(folder: Path) -> Iterator[int]:
     """Hold the folder, so that two runs do not make one base twice, and sweep what a killed run left."""
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -58,3 +59,22 @@ def _describe(locked: Locked) -> dict[str, object]:
         "size": locked.size,
         "fresh": list(locked.fresh),
     }
+
+
+@commands.command()
+def prune(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    config: ConfigOption = configuration.DEFAULT_FILE,
+    as_json: JsonOption = False,
+) -> None:
+    """Drop bases, unpacked programs, layers and images that no image of lockstock.toml needs any more."""
+    from imagegen.prune import prune as drop
+
+    freed = drop(configuration.load(config), dry_run=dry_run)
+    size = sum(one.size for one in freed)
+    if as_json:
+        print_json({"freed": [asdict(one) for one in freed], "size": size, "dry_run": dry_run})
+        return
+    for one in freed:
+        typer.echo(f"{human_size(one.size):>10}  {one.path}")
+    say(f"{'would free' if dry_run else 'freed'} {human_size(size)} in {plural(len(freed), 'place')}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,15 @@ def digest_of(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surplus:
+    """What a layout can do without: names of images and files of blobs; and the images that stay."""
+
+    names: tuple[str, ...]
+    kept: tuple[Image, ...]
+    blobs: tuple[Path, ...]
+
+
 class ImageLayout:
     """A folder in the form of the OCI image layout specification."""
 
@@ -148,22 +157,39 @@ class ImageLayout:
         return tuple(one for one in self._artifacts() if one.subject == digest)
 
     def prune(self, keep: int) -> None:
-        """Drop all but the newest images of each repository, and the blobs that only they needed."""
+        """Drop all but the newest images of each repository and platform, and what only they needed."""
+        self.drop(self.surplus(keep))
+
+    def surplus(self, keep: int, repositories: Collection[str] | None = None) -> Surplus:
+        """Say what goes when the newest images of these repositories stay, or of all of them."""
         listed = self._listed()
-        dropped = {name for names in self._families(listed) for name in self._oldest(names, listed, keep)}
+        families = self._families(listed)
+        dropped = {name for names in families for name in self._oldest(names, listed, keep)}
+        if repositories is not None:
+            dropped |= {name for name in listed if name.rpartition(":")[0] not in repositories}
         kept = {name: entry for name, entry in listed.items() if name not in dropped}
         images = [(entry, self.find(name)) for name, entry in kept.items()]
         needed = {str(entry["digest"]) for entry, _ in images}
-        artifacts = [one for one in self._artifacts() if one.subject in needed]
-        if dropped:
-            self._write_index(kept, artifacts)
+        artifacts = tuple(one for one in self._artifacts() if one.subject in needed)
         for image in (image for _, image in images if image):
             needed |= {image.id, *(layer.digest for layer in image.layers)}
         for artifact in artifacts:
             needed |= {artifact.digest, artifact.blob_digest, digest_of(EMPTY)}
-        for blob in self.blobs.iterdir():
-            if f"sha256:{blob.name}" not in needed:
-                blob.unlink()
+        blobs = sorted(self.blobs.iterdir()) if self.blobs.is_dir() else []
+        return Surplus(
+            names=tuple(sorted(dropped)),
+            kept=tuple(image for _, image in images if image),
+            blobs=tuple(blob for blob in blobs if f"sha256:{blob.name}" not in needed),
+        )
+
+    def drop(self, surplus: Surplus) -> None:
+        """Drop names, and the blobs that nothing needs then; the list of images changes first."""
+        if surplus.names:
+            kept = {name: entry for name, entry in self._listed().items() if name not in surplus.names}
+            needed = {str(entry["digest"]) for entry in kept.values()}
+            self._write_index(kept, [one for one in self._artifacts() if one.subject in needed])
+        for blob in surplus.blobs:
+            blob.unlink()
 
     def add_index(self, whole: ImageIndex, names: Iterable[str]) -> None:
         """Add the index of images that are there under names."""
