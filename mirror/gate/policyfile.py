@@ -127,7 +127,6 @@ def _route(rule: str, table: Table, places: Places) -> Iterator[Route]:
     credential, address = _credential(table), _address(table, None)
     table.finish()
     for number, url in enumerate(urls, 1):
-        tls = _tls(table, key, url, clear=address is not None or key == "upstream_of", credential=credential)
         own = name if number == 1 else f"{name}-{number}"
         yield Route(
             rule=f"{rule} {own}",
@@ -138,22 +137,17 @@ def _route(rule: str, table: Table, places: Places) -> Iterator[Route]:
             paths=paths,
             address=address,
             credential=credential,
-            tls=tls,
+            tls=_tls(table, key, url, credential),
             limits=limits,
         )
 
 
-def _tls(table: Table, key: str, url: str, *, clear: bool, credential: Credential | None) -> bool:
-    """Say whether a route speaks TLS; in the clear only where the user means it, and never with a secret."""
-    if not url.lower().startswith("http:"):
-        return True
-    if credential:
+def _tls(table: Table, key: str, url: str, credential: Credential | None) -> bool:
+    """Say whether a route speaks TLS: always, unless its URL says http://, which no secret may go by."""
+    clear = url.lower().startswith("http:")
+    if clear and credential:
         raise table.fault(key, "a credential is never sent in the clear", "an https:// upstream")
-    if not clear:
-        raise table.fault(
-            key, "an upstream of a route begins with https://", "with address = a private one may be http://"
-        )
-    return False
+    return not clear
 
 
 def _place(table: Table, key: str, places: Places) -> tuple[str, ...]:

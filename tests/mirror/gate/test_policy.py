@@ -11,6 +11,7 @@ from mirror.gate.hosts import Endpoint, HostError, Name, parse_name
 from mirror.gate.limits import Bucket, Limits, Usage, take
 from mirror.gate.policy import Kind, Pattern, Policy, answer, decide, unmet
 from mirror.gate.policyfile import load_policy, parse_policy, template_names
+from mirror.gate.replay import to_toml
 from mirror.gate.requests import Request, Way, read_request
 
 PLACES = {
@@ -163,10 +164,8 @@ def test_no_template_names_a_package_index() -> None:
         ('[[allow]]\nhost = "a.example"\nports = [443]\nmethods = ["GET"]', "p.toml:4", "unknown key"),
         ('[[allow]]\nhosts_of = "pip"', "p.toml:2", "stands for no upstreams"),
         ('[[route]]\nname = "X"\nupstream = "https://a.example"', "p.toml:2", "letters"),
-        ('[[route]]\nname = "x"\nupstream = "http://a.example"', "p.toml:3", "https"),
         (
-            '[[route]]\nname = "x"\nupstream = "http://a.example"\naddress = "10.0.0.1"\n'
-            'credential = { env = "S" }',
+            '[[route]]\nname = "x"\nupstream = "http://a.example"\ncredential = { env = "S" }',
             "p.toml:3",
             "in the clear",
         ),
@@ -272,9 +271,11 @@ def test_budgets() -> None:
     assert not Usage(Limits()).spent
 
 
-def test_routes_in_the_clear_only_where_the_user_means_it() -> None:
+def test_routes_in_the_clear_where_the_url_says_so() -> None:
     text = '[[route]]\nname = "devpi"\nupstream = "http://devpi.example:3141/root"\naddress = "10.1.2.3"'
-    (route,) = parse_policy("p.toml", text, {}).routes
+    policy = parse_policy("p.toml", text, {})
+    assert parse_policy("p.toml", to_toml(policy), {}).routes == policy.routes
+    (route,) = policy.routes
     assert (route.tls, route.endpoint.port, route.base) == (False, 3141, "/root")
     places = {"pip": ("http://index.example/simple/",), "npm": ("https://npm.example/",), "files": ()}
     found = load_policy("dependency-update", places)
