@@ -84,7 +84,7 @@ def npm_index(plan: ImagePlan, store: Store) -> tuple[Entry, ...]:
         check_held(artifact, store.path(artifact.sha256))
     lines = sorted({f"{artifact.name} {artifact.version}\n" for artifact in plan.npm})
     listing = [Entry(path=f"npm/{_STOCKED}", content="".join(lines).encode())] if lines else []
-    return (*listing, *(in_cache(entry) for entry in index_entries(filter(has_place, plan.npm), store)))
+    return (*listing, *map(in_cache, index_entries(plan.npm, store)))
 
 
 def npmrc(plan: ImagePlan) -> bytes:
@@ -99,18 +99,13 @@ def node_files(plan: ImagePlan) -> tuple[Entry, ...]:
     return tuple(Entry(path=f"node/{path}", content=text.encode()) for path, text in files.items())
 
 
-def has_place(artifact: Stocked) -> bool:
-    """Say whether npm's cache has a place for the file: it has none for archives of repositories."""
-    return artifact.tree is None
-
-
 def in_cache(entry: Entry) -> Entry:
     """Move an entry of npm's cache to where images have it, below HOME."""
     return replace(entry, path=f"npm/cache/{entry.path}")
 
 
 def _tarballs(plan: ImagePlan, store: Store) -> Iterator[Entry]:
-    return (in_cache(tarball_entry(store.path(file.sha256))) for file in filter(has_place, plan.npm))
+    return (in_cache(tarball_entry(store.path(file.sha256))) for file in plan.npm)
 
 
 def write_context(entries: tuple[Entry, ...], folder: Path) -> None:

@@ -113,3 +113,13 @@ class PlaceError(LockstockError):
     """Where an image is to go cannot take it: it is for several platforms, or compressed in a newer way."""
 
     exit_code = 76
+
+
+class GitPackageError(LockstockError):
+    """A lock of npm names a package in a git repository, which no client of npm has in a sandbox."""
+
+    exit_code = 79
+    usual_hint = (
+        "depend on a version in a registry or on a tarball by its URL (https://HOST/NAME.tgz), lock again, "
+        "and run `mirror refresh`"
+    )

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from packaging.utils import canonicalize_name
 
 from imagegen.compression import Compression
-from imagegen.errors import ConflictError, NotStockedError
+from imagegen.errors import ConflictError, GitPackageError, NotStockedError
 from imagegen.spec import DebianBase, ImageSpec
 from lockfiles.model import Ecosystem
 from lockfiles.target import Target
@@ -21,6 +21,9 @@ REPOSITORY = "lockstock"
 WORKSPACE = "/workspace"
 HOME = "/opt/lockstock"
 UID = 1000
+# It reaps what a sandbox's programs leave behind, and passes signals on.
+INIT = ("/usr/bin/tini", "--")
+_UV_LOCK = "uv.lock"
 _DIGITS = 12
 
 
@@ -69,6 +72,7 @@ class ImagePlan:
     node: tuple[NodeProject, ...]
     user: str
     shell: str
+    entrypoint: tuple[str, ...]
     env: Mapping[str, str]
     labels: Mapping[str, str]
     layers: int
@@ -119,8 +123,8 @@ def make_plan(
 ) -> ImagePlan:
     """Plan an image; `templates` is the digest of the templates it is rendered from.
 
-    Raises NotStockedError where the snapshot lacks a lock or target, and ConflictError where two
-    locks do not go together.
+    Raises NotStockedError where the snapshot lacks a lock or target, ConflictError where two locks
+    do not go together, and GitPackageError where npm would have to reach a git repository.
     """
     _check_stocked(spec, snapshot, target)
     chosen = snapshot.chosen(spec.locks, str(target))
@@ -128,7 +132,9 @@ def make_plan(
     companions = [lock + BUILD_SUFFIX for lock in spec.locks]
     tools = _of(Ecosystem.PYPI, snapshot.chosen([TOOLS], str(target)))
     stock = _of(Ecosystem.PYPI, snapshot.chosen([*spec.locks, *companions, TOOLS], str(target)))
+    npm = _of(Ecosystem.NPM, chosen)
     _check_one_version(install)
+    _check_no_git(npm)
     _check_one_file(stock)
     plan = ImagePlan(
         name=spec.name,
@@ -139,17 +145,29 @@ def make_plan(
         stock=stock,
         build=_of(Ecosystem.PYPI, snapshot.chosen(companions, str(target))),
         uv=next((tool for tool in tools if canonicalize_name(tool.name) == "uv"), None),
-        npm=_of(Ecosystem.NPM, chosen),
+        npm=npm,
         node=node,
         user=spec.user,
         shell="/bin/bash" if isinstance(spec.base, DebianBase) else "/bin/sh",
-        env=spec.env,
+        entrypoint=INIT if isinstance(spec.base, DebianBase) else (),
+        env={**_own_variables(spec, snapshot), **spec.env},
         labels=_labels(spec, snapshot, target, base),
         layers=spec.layers,
         compile=spec.compile,
         compression=spec.compression,
     )
     return replace(plan, digest=_digest(plan, templates))
+
+
+def _own_variables(spec: ImageSpec, snapshot: Snapshot) -> dict[str, str]:
+    """Name the editor, and the environment that is in step with the one lock of uv already.
+
+    uv takes the URLs of its lock whatever its settings say, so offline it must find nothing to do.
+    """
+    editor = {"EDITOR": "nano"} if isinstance(spec.base, DebianBase) else {}
+    locks = [lock for lock in snapshot.locks if any(covers(name, lock.name) for name in spec.locks)]
+    of_uv = [lock for lock in locks if lock.format == _UV_LOCK]
+    return {**editor, **({"UV_PROJECT_ENVIRONMENT": f"{HOME}/venv"} if len(of_uv) == 1 else {})}
 
 
 def _of(ecosystem: Ecosystem, artifacts: Iterable[Stocked]) -> tuple[Stocked, ...]:
@@ -199,6 +217,16 @@ def _check_one_version(install: Iterable[Stocked]) -> None:
                 f"the locks of this image want both {other.filename} and {artifact.filename}",
                 where=artifact.name,
                 hint="lock one version for both, or make an image for each lock",
+            )
+
+
+def _check_no_git(npm: Iterable[Stocked]) -> None:
+    for artifact in npm:
+        if artifact.tree is not None:
+            raise GitPackageError(
+                "npm fetches it from its git repository whenever it installs it, and none can be reached "
+                "from a sandbox",
+                where=artifact.name,
             )
 
 

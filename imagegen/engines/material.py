@@ -134,8 +134,7 @@ def _wheel(work: Work, file: Stocked) -> _Placed:
 
 
 def _tarball(work: Work, file: Stocked) -> _Placed:
-    entry = _in_home(context.in_cache(tarball_entry(work.path(file))))
-    return _Placed(entries=[entry] if context.has_place(file) else [])
+    return _Placed(entries=[_in_home(context.in_cache(tarball_entry(work.path(file))))])
 
 
 _PLACED: Mapping[Ecosystem, Callable[[Work, Stocked], _Placed]] = {

@@ -158,6 +158,27 @@ def test_npm_ci_from_the_cache_alone(web: Project, registry: str | None, option:
     assert offline.missing(ended.stderr, offline._NPM_MISSING) == "main@9.9.9"
 
 
+@pytest.mark.root
+def test_a_tarball_of_some_url_is_in_the_cache_too(project: Project) -> None:
+    made = make_tarball("extra")
+    with NpmRegistry() as registry:
+        registry.pages["/files/extra.tgz"] = made.data
+        url = f"{registry.url}/files/extra.tgz"
+        folder = project.folder / "web"
+        folder.mkdir()
+        manifest = {"name": "app", "version": "1.0.0", "dependencies": {"extra": url}}
+        (folder / "package.json").write_text(json.dumps(manifest))
+        place = {"node_modules/extra": {"version": "1.0.0", "resolved": url, "integrity": made.integrity}}
+        content = {"lockfileVersion": 3, "requires": True, "packages": {"": manifest, **place}}
+        (folder / "package-lock.json").write_text(json.dumps(content))
+        project.config.write_text(CONFIG)
+        project.environment = {"NPM_CONFIG_REGISTRY": registry.url}
+        project.refreshed()
+    ended = npm_inside(project, "ci")
+    assert ended.returncode == 0, ended.stderr
+    assert (folder / "node_modules" / "extra" / "index.js").exists()
+
+
 def npm_inside(web: Project, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run npm with the baked cache in a network of its own, which has nothing."""
     made, store = stocked(web)

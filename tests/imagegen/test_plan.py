@@ -6,7 +6,7 @@ import pytest
 
 from imagegen.build import check_base
 from imagegen.engines.docker import Facts
-from imagegen.errors import ConflictError, NotStockedError, UnfitBaseError
+from imagegen.errors import ConflictError, GitPackageError, NotStockedError, UnfitBaseError
 from imagegen.plan import Base, make_plan
 from imagegen.spec import DockerBase, ImageSpec
 from lockfiles.target import Target
@@ -143,6 +143,15 @@ def test_a_base_that_does_not_fit(facts: Facts, target: Target, reason: str) -> 
     assert reason in caught.value.reason
     assert caught.value.where == "debian:bookworm"
     assert "lockstock.toml" in caught.value.hint
+
+
+def test_packages_of_npm_from_git_are_refused() -> None:
+    from_git = replace(artifact("left_pad-1.0.tgz", "e", ecosystem="npm"), tree="1" * 40)
+
+    with pytest.raises(GitPackageError, match="from its git repository") as caught:
+        plan(spec=replace(SPEC, locks=("web",)), of=snapshot(web=(from_git,)))
+
+    assert (caught.value.where, caught.value.exit_code) == ("left-pad", 79)
 
 
 def test_a_lock_of_npm_asks_for_node() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ SHA512 = "sha512-" + "A" * 86 + "=="
 SHA1 = "sha1-" + "A" * 27 + "="
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 X64 = Target("3.11")
+MANY = 1 << 20
 ARM_MUSL = Target("3.11", "aarch64", "musl", "1.2")
 
 
@@ -179,6 +181,24 @@ def test_integrity_that_cannot_be(integrity: str) -> None:
 def test_other_versions_of_locks(filename: str, text: str) -> None:
     with pytest.raises(LockError, match="known"):
         parse(filename, text)
+
+
+@pytest.mark.parametrize(
+    ("filename", "text"),
+    [
+        ("package-lock.json", '{"lockfileVersion": 3, "packages": ' + '{"a": ' * MANY),
+        ("package-lock.json", '{"lockfileVersion": 1, "dependencies": ' + '{"a": {"dependencies": ' * MANY),
+        ("pnpm-lock.yaml", "lockfileVersion: '9.0'\npackages: " + "{a: " * MANY),
+        ("yarn.lock", "__metadata:\n  version: 8\nx: " + "[" * MANY),
+        ("bun.lock", '{"lockfileVersion": 1, "packages": ' + "[" * MANY),
+    ],
+    ids=["npm", "npm 1", "pnpm", "berry", "bun"],
+)
+def test_megabytes_of_nesting(filename: str, text: str) -> None:
+    begun = time.perf_counter()
+    with pytest.raises(LockError, match="nest"):
+        parse(filename, text)
+    assert time.perf_counter() - begun < 5
 
 
 def test_a_lock_that_lacks_platforms_is_named() -> None:

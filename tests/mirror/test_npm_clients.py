@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -30,12 +31,22 @@ MANIFEST = {
 }
 INSIDE = """\
 ip link set lo up
-{python} -m http.server --bind 127.0.0.1 --directory {tree} {port} >server.log 2>&1 &
+{python} {server} >server.log 2>&1 &
 trap "kill $!" EXIT
-until {python} -c 'import socket; socket.create_connection(("127.0.0.1", {port})).close()' 2>/dev/null
+until {python} -c 'import socket; socket.create_connection(("{host}", {port})).close()' 2>/dev/null
 do sleep 0.05; done
 {command}
 """
+
+
+STATIC = f"-m http.server --bind {{host}} --directory {{folder}} {PORT}"
+DYNAMIC = f"""-c '
+from pathlib import Path
+from aiohttp import web
+from mirror.layout import Layout
+from mirror.serve.app import application
+web.run_app(application(Layout(Path("{{root}}")), backend=9), host="{{host}}", port={PORT})
+'"""
 
 
 def tarballs() -> list[object]:
@@ -91,21 +102,25 @@ class Web:
         for place in (self.folder / "node_modules", self.folder / ".yarn", self.folder.parent / "home"):
             shutil.rmtree(place, ignore_errors=True)
 
-    def stock(self, lock: str) -> None:
+    def stock(self, lock: str, url: str = f"http://127.0.0.1:{PORT}") -> None:
         """Refresh the mirror from a lock, and shut the registry down."""
         self.project.config.write_text(
-            f'[mirror]\ntools = []\nport = {self.project.port}\nurl = "http://127.0.0.1:{PORT}"\n'
+            f'[mirror]\ntools = []\nport = {self.project.port}\nurl = "{url}"\n'
             f'[targets]\npython = ["3.11"]\nplatforms = ["linux/amd64"]\n[locks.web]\npath = "{lock}"\n'
         )
         self.project.environment = {"NPM_CONFIG_REGISTRY": f"{self.registry.url}/"}
         self.project.refreshed()
         self.registry.tarballs.clear()
 
-    def install(self, *command: str) -> str:
-        """Run a client in a network of its own, which has nothing but the static tree."""
+    def install(self, *command: str, server: str = "", registry: str = REGISTRY) -> str:
+        """Run a client in a network of its own, which has nothing but a server of the tree."""
         tree = self.project.layout.tree / "current"
-        script = INSIDE.format(python=sys.executable, tree=tree, port=PORT, command=" ".join(command))
-        return run(("unshare", "--net", "sh", "-ec", script), self.folder, self.environment(REGISTRY))
+        server = server or STATIC.format(host="127.0.0.1", folder=tree)
+        host = urlsplit(registry).hostname
+        script = INSIDE.format(
+            python=sys.executable, server=server, host=host, port=PORT, command=" ".join(command)
+        )
+        return run(("unshare", "--net", "sh", "-ec", script), self.folder, self.environment(registry))
 
     def installed(self) -> dict[str, str]:
         """Give name and version of what lies at the top of node_modules, by its place."""
@@ -163,6 +178,24 @@ def test_npm_ci(web: Web, version: int, resolved: bool) -> None:
     web.install("npm", "ci", "--replace-registry-host=always" if resolved else "")
     assert web.installed() == FLAT
     assert run(("node_modules/.bin/tool",), web.folder, os.environ) == "tool works\n"
+
+
+def test_npm_ci_where_a_plain_server_has_the_tree_below_a_folder(web: Web) -> None:
+    """The tree lies at another address and deeper than usual, and `url` says where."""
+    top = web.project.layout.root
+    place = f"http://127.0.0.2:{PORT}/tree/current"
+    web.lock("npm", "install", "--package-lock-only", "--omit-lockfile-registry-resolved")
+    web.stock("package-lock.json", url=place)
+    web.install("npm", "ci", server=STATIC.format(host="127.0.0.2", folder=top), registry=f"{place}/npm/")
+    assert web.installed() == FLAT
+
+
+def test_npm_ci_from_mirror_serve_at_an_address_that_nobody_told_it(web: Web) -> None:
+    web.lock("npm", "install", "--package-lock-only", "--omit-lockfile-registry-resolved")
+    web.stock("package-lock.json", url="https://elsewhere.example")
+    server = DYNAMIC.format(host="127.0.0.3", root=web.project.layout.root)
+    web.install("npm", "ci", server=server, registry=f"http://127.0.0.3:{PORT}/npm/")
+    assert web.installed() == FLAT
 
 
 def test_pnpm(web: Web, tools: dict[str, list[str]]) -> None:
