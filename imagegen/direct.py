@@ -260,7 +260,7 @@ def _facts(root: RootFs) -> Facts:
         git="git" in root.packages,
         venv=f"python{root.minor}-venv" in root.packages or (root.prefix != "/usr" and bool(root.wheels())),
         ca="ca-certificates" in root.packages,
-        node={"nodejs", "npm"} <= root.packages.keys(),
+        node={"node", "npm"} <= root.programs,
     )
 
 

@@ -21,6 +21,7 @@ _WHEELS = re.compile(
 )
 _SITE = re.compile(r"(etc|usr/lib|usr/local/lib)/python3\.\d+/sitecustomize\.py")
 _BUILT = re.compile(r"usr/local/include/python3\.\d+/patchlevel\.h")
+_PROGRAMS = re.compile(r"usr/(?:local/)?bin/(?:node|npm)")
 _RELEASE = ("etc/os-release", "usr/lib/os-release")
 _ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64", "i386": "i686", "ppc64el": "ppc64le"}
 _LARGEST = 64 << 20
@@ -40,7 +41,8 @@ class RootFs:
     """The parts of a Debian root that an image is made with, by path without the first slash.
 
     `python` is the version of its Python with the patch release, which lies below `prefix`, `arch` as
-    `uname -m` gives it, `packages` the installed Debian packages with their versions.
+    `uname -m` gives it, `packages` the installed Debian packages with their versions, `programs` are
+    those of Node.js that it has.
     """
 
     files: Mapping[str, File]
@@ -48,6 +50,7 @@ class RootFs:
     arch: str
     packages: Mapping[str, str]
     prefix: str = "/usr"
+    programs: frozenset[str] = frozenset()
 
     @property
     def minor(self) -> str:
@@ -90,7 +93,7 @@ class RootFs:
 
 def read_rootfs(tarball: Path) -> RootFs:
     """Read a base. Raises UnfitBaseError where it is no Debian system with Python."""
-    files = _files(tarball)
+    files, programs = _files(tarball)
     packages = dict(_packages(files))
     name, version = _debian_python(packages)
     built = _built_python(files)
@@ -107,6 +110,7 @@ def read_rootfs(tarball: Path) -> RootFs:
         arch=_ARCHITECTURES.get(arch, arch),
         packages={package: version for package, (version, _) in packages.items()},
         prefix="/usr/local" if built else "/usr",
+        programs=programs,
     )
 
 
@@ -130,16 +134,19 @@ def _numbers(version: str) -> list[int]:
     return [int(part) for part in version.split(".")]
 
 
-def _files(tarball: Path) -> dict[str, File]:
+def _files(tarball: Path) -> tuple[dict[str, File], frozenset[str]]:
+    """Give the files that are wanted, and the names of programs, which may be links."""
+    files, programs = {}, set()
     with tarfile.open(tarball, "r:") as archive:
-        return {
-            path: File(content=content.read(), mode=member.mode, owner=(member.uid, member.gid))
-            for member in archive
-            if _is_wanted(path := posixpath.normpath(member.name))
-            and member.isreg()
-            and member.size <= _LARGEST
-            and (content := archive.extractfile(member))
-        }
+        for member in archive:
+            path = posixpath.normpath(member.name)
+            if _PROGRAMS.fullmatch(path):
+                programs.add(posixpath.basename(path))
+            if not (_is_wanted(path) and member.isreg() and member.size <= _LARGEST):
+                continue
+            if content := archive.extractfile(member):
+                files[path] = File(content=content.read(), mode=member.mode, owner=(member.uid, member.gid))
+    return files, frozenset(programs)
 
 
 def _is_wanted(path: str) -> bool:

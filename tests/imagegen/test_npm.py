@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import tarfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -22,10 +23,12 @@ from imagegen.nodemodules import _part, parts
 from imagegen.nodeproject import npm_folders, read_projects
 from imagegen.npmcache import REGISTRY
 from imagegen.plan import ImagePlan, NodeProject, make_plan
+from imagegen.rootfs import read_rootfs
 from imagegen.spec import DebianBase, ImageSpec, find_image
 from lockfiles.errors import ConfigError
 from mirror import config as configuration
 from mirror.store import Store
+from tests.imagegen.base_layout import base_files, tar
 from tests.imagegen.conftest import Sandbox, remove_images
 from tests.imagegen.plans import BASE, LEFT_PAD, SNAPSHOT, TARGET
 from tests.imagegen.stocked import StockedProject
@@ -371,3 +374,11 @@ def test_the_parts_of_a_tree() -> None:
     spread = {_part(top / name / "x.js", top, 8) for name in "abcdefghijklmnopqrstuvwxyz"}
     assert len(spread) > 4
     assert spread < set(range(1, 8))
+
+
+def test_node_of_a_base_wherever_it_lies(tmp_path: Path) -> None:
+    files, npm = base_files(tmp_path, "amd64"), (tarfile.SYMTYPE, "../lib/node_modules/npm/bin/npm-cli.js")
+    (tmp_path / "bare.tar").write_bytes(tar(files))
+    (tmp_path / "base.tar").write_bytes(tar({**files, "usr/local/bin/node": b""}, {"usr/bin/npm": npm}))
+    assert read_rootfs(tmp_path / "bare.tar").programs == set()
+    assert read_rootfs(tmp_path / "base.tar").programs == {"node", "npm"}
