@@ -30,7 +30,8 @@ from imagegen.live import Progress
 from imagegen.spec import DebianBase
 from mirror.store import Store, disk_errors, sync_folder
 
-PACKAGES = ("ca-certificates", "git", "python3", "python3-venv")
+# What a sandbox needs besides its packages: an editor, an init that reaps, and time zones.
+PACKAGES = ("ca-certificates", "git", "nano", "python3", "python3-venv", "tini", "tzdata")
 # The first moment that zip files can tell: packages are built from what lies in the base.
 EPOCH = 315532800
 _EXCLUDED = ("/usr/share/doc/*", "/usr/share/info/*", "/usr/share/locale/*", "/usr/share/man/*")

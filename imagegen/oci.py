@@ -323,6 +323,7 @@ def _config(
             **{name: base[name] for name in _INHERITED if base.get(name)},
             "User": plan.user,
             "Env": [f"{name}={value}" for name, value in variables.items()],
+            **({"Entrypoint": list(plan.entrypoint)} if plan.entrypoint else {}),
             "Cmd": [plan.shell],
             "WorkingDir": WORKSPACE,
             "Labels": {**labels, **plan.labels, "org.opencontainers.image.version": plan.version},

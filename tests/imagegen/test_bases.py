@@ -53,7 +53,7 @@ def test_the_command_asks_for_what_every_base_needs() -> None:
     command = bases.command(BASE.suite, bases.wanted(BASE))
 
     assert "--variant=minbase" in command
-    assert "--include=ca-certificates,git,less,python3,python3-venv" in command
+    assert "--include=ca-certificates,git,less,nano,python3,python3-venv,tini,tzdata" in command
     assert command[-2:] == ["bookworm", "-"]
 
 
