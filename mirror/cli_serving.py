@@ -40,7 +40,8 @@ def serve(
 
     loaded = configuration.load_mirror(config)
     say(f"serving {index_url(loaded.port)}; Ctrl-C ends")
-    sys.exit(run(Layout(loaded.root), host, loaded.port))
+    layout, in_house = Layout(loaded.root), bool(loaded.in_house)
+    sys.exit(run(layout, host, loaded.port, in_house=in_house, private=loaded.private))
 
 
 @commands.command()

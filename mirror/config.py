@@ -25,6 +25,8 @@ BUILD_SUFFIX = ":build"
 TOOLS = ":tools"
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 _PREFIX = re.compile(r"(?:[A-Za-z0-9_-][A-Za-z0-9._-]*/?)*")
+# Those of this user are the snapshots'.
+_INDEX = re.compile(r"(?!lockstock/)[A-Za-z0-9_][A-Za-z0-9._-]*/[A-Za-z0-9_][A-Za-z0-9._-]*")
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?")
 
 
@@ -102,7 +104,8 @@ class HookSpec:
 class Config:
     """The whole configuration but for `[images]`, which imagegen reads. Sizes are in bytes.
 
-    `url` is where clients find what is served.
+    `url` is where clients find what is served, and `private` whether these need an account to read.
+    `in_house` are devpi indexes of people, as USER/INDEX, that are shown behind the stock.
     """
 
     file: Path
@@ -118,6 +121,8 @@ class Config:
     upstreams: tuple[UpstreamSpec, ...]
     hooks: HookSpec = field(default_factory=HookSpec)
     object_store: ObjectStoreSpec | None = None
+    private: bool = False
+    in_house: tuple[str, ...] = ()
 
 
 def load(file: Path) -> Config:
@@ -149,6 +154,8 @@ def _config(file: Path, document: Table) -> Config:
         keep=mirror.integer("keep", 5, minimum=1),
         port=mirror.integer("port", DEFAULT_PORT, minimum=1),
         url=_url(mirror),
+        private=mirror.boolean("private", False),
+        in_house=_in_house(mirror),
         concurrency=mirror.integer("concurrency", 16, minimum=1),
         max_file_size=mirror.integer("max_file_size", 4 << 30, minimum=1),
         tools=_tools(mirror),
@@ -178,6 +185,14 @@ def _tools(mirror: Table) -> tuple[str, ...]:
         if not named:
             raise mirror.fault("tools", f"{tool!r} is not a requirement by name, such as 'uv>=0.9'")
     return tools
+
+
+def _in_house(mirror: Table) -> tuple[str, ...]:
+    indexes = mirror.strings("in_house", ())
+    for index in indexes:
+        if not _INDEX.fullmatch(index):
+            raise mirror.fault("in_house", f"{index!r} is not USER/INDEX, the name of one of devpi's indexes")
+    return tuple(dict.fromkeys(indexes))
 
 
 def _url(mirror: Table) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from mirror.config import Config, ObjectStoreSpec
 from mirror.console import human_size, plural, say
 from mirror.layout import Layout
-from mirror.publish import devpi, devpi_server, simple
+from mirror.publish import devpi, devpi_accounts, devpi_server, simple
 from mirror.snapshot import Snapshot
 
 
@@ -18,14 +18,15 @@ def deliver(config: Config, name: str, snapshot: Snapshot) -> None:
     ObjectStoreError; clients see what they saw before then, where it was not brought to yet.
     """
     layout = Layout(config.root)
-    published = devpi.publish(layout.devpi, name, snapshot, layout.store)
+    published = devpi.publish(layout.devpi, name, snapshot, layout.store, config.in_house)
     simple.publish(layout, name, snapshot, config.url)
     withdraw(layout, {*layout.snapshots.names(), name})
     if published.changed:
         from mirror.publish.check import check_index  # its HTTP client takes long to import
 
         with devpi_server.start(layout.devpi, config.port) as server:
-            check_index(server.index_url, snapshot)
+            account = devpi_accounts.root(layout.devpi) if config.private else None
+            check_index(server.index_url, snapshot, in_house=bool(config.in_house), account=account)
     if config.object_store:
         _send(layout, name, config.object_store)
 

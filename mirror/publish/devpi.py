@@ -13,7 +13,6 @@ after all that; and what remains of the killed writer's files is swept by the ne
 from __future__ import annotations
 
 import fcntl
-import io
 import json
 import logging
 import os
@@ -23,13 +22,12 @@ import sqlite3
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from lockfiles.model import Ecosystem
 from mirror.errors import DiskFullError, RegistryError, StoreError
-from mirror.publish import metadata
+from mirror.publish.devpi_stage import fill, has_file
 from mirror.snapshot import Snapshot, Stocked
 from mirror.store import Store, disk_errors, sync_folder, write_atomically
 
@@ -37,8 +35,6 @@ USER = "lockstock"
 STABLE = "current"
 # Nobody uploads to these indexes, not even test results, which devpi takes from anyone by default.
 _CLOSED = {"type": "stage", "volatile": False, "acl_upload": [], "acl_toxresult_upload": []}
-_SHOWN = ("summary", "license_expression", "requires_dist", "requires_python")
-_TIME = "Thu, 01 Jan 1970 00:00:00 GMT"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,13 +51,17 @@ class _State:
     """What the registry holds, noted beside its database from the end of one write to the next one."""
 
     published: str | None
+    in_house: tuple[str, ...]
     indexes: tuple[str, ...]
 
 
-def publish(folder: Path, name: str, snapshot: Snapshot, store: Store) -> Published:
+def publish(
+    folder: Path, name: str, snapshot: Snapshot, store: Store, in_house: tuple[str, ...] = ()
+) -> Published:
     """Show the Python packages of the snapshot `name`, and only these, in the stable index.
 
-    `folder` is the registry's, MIRROR/devpi; it is made where it is missing. The caller holds the
+    `folder` is the registry's, MIRROR/devpi; it is made where it is missing. `in_house` are indexes of
+    people, as USER/INDEX, that the stable index shows behind the snapshot's. The caller holds the
     mirror: there is one writer at a time. Publishing what is published does nothing. Raises
     RegistryError, and DiskFullError; clients see the previous snapshot then.
     """
@@ -69,14 +69,15 @@ def publish(folder: Path, name: str, snapshot: Snapshot, store: Store) -> Publis
     index = _index(name)
     files = snapshot.of_ecosystem(Ecosystem.PYPI)
     state = _remembered(folder)
-    if state and state.published == index:
+    if state and (state.published, state.in_house) == (index, in_house):
         return Published(index=index, files=len(files), changed=False)
     _check(files, store)
-    with _writing(folder) as xom:
+    with writing(folder) as xom:
         if not _is_complete(xom, index, files):
             _delete(xom, index)
-            _fill(xom, index, files, store)
-        changed = _promote(xom, index)
+            with xom.keyfs.write_transaction():
+                fill(xom.model.get_user(USER).create_stage(index, bases=(), **_CLOSED), files, store)
+        changed = _promote(xom, index, in_house)
     return Published(index=index, files=len(files), changed=changed)
 
 
@@ -91,7 +92,7 @@ def prune(folder: Path, keep: Collection[str]) -> tuple[str, ...]:
     state = _remembered(folder)
     if state and not _stale(state, kept):
         return ()
-    with _writing(folder) as xom:
+    with writing(folder) as xom:
         removed = _stale(_current(xom), kept)
         for index in removed:
             _delete(xom, index)
@@ -143,11 +144,12 @@ def identity(folder: Path) -> str:
 def options(folder: Path, server: Path | None = None) -> list[str]:
     """Give devpi-server's options for this registry, for a server and for writing alike.
 
-    An empty configuration file keeps the one of the user or the host out. Hard links come from the
-    store, which already holds equal files once; devpi's own pool of hashes would keep them alive.
+    An empty configuration file keeps the one of the user or the host out. Replicas are let in by the
+    secret alone. Hard links come from the store, which already holds equal files once; devpi's own
+    pool of hashes would keep them alive.
     """
     return [
-        f"--configfile={os.devnull}", f"--serverdir={server or server_folder(folder)}", "--role=standalone",
+        f"--configfile={os.devnull}", f"--serverdir={server or server_folder(folder)}", "--role=primary",
         "--storage=sqlite:fsbackend=fs", f"--secretfile={folder / 'secret'}", "--restrict-modify=root",
         "--offline-mode", "--argon2-memory-cost=1024", "--argon2-parallelism=1", "--argon2-time-cost=1",
     ]  # fmt: skip
@@ -196,8 +198,11 @@ def _open(config: Any, *, init: bool = False) -> Any:
 
 
 @contextmanager
-def _writing(folder: Path) -> Iterator[Any]:
-    """Open the registry for writing, note its state afterwards, and sweep before and after."""
+def writing(folder: Path) -> Iterator[Any]:
+    """Open the registry for writing, note its state afterwards, and sweep before and after.
+
+    The caller holds the mirror. Raises RegistryError, DiskFullError.
+    """
     memory = _memory(folder)
     with _failures(folder), locked(folder):
         memory.unlink(missing_ok=True)
@@ -241,7 +246,11 @@ def _remembered(folder: Path) -> _State | None:
     """Give the state after the last write, or None when a write did not end."""
     try:
         content = json.loads(_memory(folder).read_bytes())
-        return _State(published=content["published"], indexes=tuple(content["indexes"]))
+        return _State(
+            published=content["published"],
+            in_house=tuple(content["in_house"]),
+            indexes=tuple(content["indexes"]),
+        )
     except (OSError, ValueError, KeyError):
         return None
 
@@ -251,7 +260,7 @@ def _current(xom: Any) -> _State:
         indexes = xom.model.get_user(USER).get()["indexes"]
         bases = tuple(indexes[STABLE]["bases"])
     published = bases[0].removeprefix(f"{USER}/") if bases else None
-    return _State(published=published, indexes=tuple(sorted(set(indexes) - {STABLE})))
+    return _State(published=published, in_house=bases[1:], indexes=tuple(sorted(set(indexes) - {STABLE})))
 
 
 def _index(name: str) -> str:
@@ -282,55 +291,29 @@ def _is_complete(xom: Any, index: str, files: Iterable[Stocked]) -> bool:
     """Say whether the index exists with all its files; its database entries are there or not as a whole."""
     with xom.keyfs.read_transaction():
         stage = xom.model.getstage(USER, index)
-        return stage is not None and all(_has_file(stage, file) for file in files)
+        return stage is not None and all(has_file(stage, file) for file in files)
 
 
-def _has_file(stage: Any, file: Stocked) -> bool:
-    links = stage.get_linkstore_perstage(file.name, file.version).get_links(basename=file.filename)
-    return bool(links) and links[0].entry.file_size() == file.size
-
-
-def _fill(xom: Any, index: str, files: Iterable[Stocked], store: Store) -> None:
-    from devpi_server.filestore import Digests
-
-    with xom.keyfs.write_transaction():
-        stage = xom.model.get_user(USER).create_stage(index, bases=(), **_CLOSED)
-        for (name, version), group in groupby(files, key=lambda file: (file.name, file.version)):
-            release = list(group)
-            stage.set_versiondata(_versiondata(release, store))
-            for file in release:
-                stage.store_releasefile(
-                    name, version, file.filename, _HardLink(store.path(file.sha256)),
-                    hashes=Digests(sha256=file.sha256), last_modified=_TIME,
-                )  # fmt: skip
-
-
-class _HardLink(io.BytesIO):
-    """What devpi's storage takes for a file that it may link to instead of copying."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.devpi_srcpath = str(path)
-
-
-def _versiondata(release: list[Stocked], store: Store) -> dict[str, Any]:
-    """Give what devpi notes of a release, from the metadata of its first file that has some."""
-    read = (metadata.read(store.path(file.sha256), file.filename) for file in release)
-    found: dict[str, Any] = dict(next(filter(None, read), {}))
-    data = {key: found[key] for key in _SHOWN if key in found}
-    requires_python = next((file.requires_python for file in release if file.requires_python), None)
-    if requires_python:
-        data["requires_python"] = requires_python
-    return {"name": release[0].name, "version": release[0].version, **data}
-
-
-def _promote(xom: Any, index: str) -> bool:
-    """Make the stable index show this one alone, at once for every reader; say if it did not before."""
-    if _current(xom).published == index:
+def _promote(xom: Any, index: str, in_house: tuple[str, ...]) -> bool:
+    """Make the stable index show these alone, at once for every reader; say if it did not before."""
+    state = _current(xom)
+    if (state.published, state.in_house) == (index, in_house):
         return False
     with xom.keyfs.write_transaction():
-        xom.model.getstage(USER, STABLE).modify(bases=(f"{USER}/{index}",))
+        for place in in_house:
+            _check_in_house(xom.model.getstage(place), place)
+        xom.model.getstage(USER, STABLE).modify(bases=(f"{USER}/{index}", *in_house))
     return True
+
+
+def _check_in_house(stage: Any, place: str) -> None:
+    """Refuse what is no index, or one that fetches from elsewhere. Raises RegistryError."""
+    if stage is None or stage.ixconfig["type"] != "stage":
+        raise RegistryError(
+            "devpi has no such index that people upload to",
+            where=place,
+            hint="make it, or take it out of `in_house` under [mirror] in lockstock.toml",
+        )
 
 
 def _delete(xom: Any, index: str) -> None:

@@ -10,41 +10,53 @@ from contextlib import suppress
 from aiohttp import web
 
 from mirror.layout import Layout
-from mirror.publish import devpi_server
+from mirror.publish import devpi, devpi_server
 from mirror.serve.index import Index
 from mirror.serve.npm import NpmRegistry
 from mirror.serve.proxy import Proxy
+from mirror.serve.readers import Readers
 from mirror.serve.views import Views
 
 _GRACE = 5.0  # seconds for answers under way when the server is stopped
 _WATCH = 0.5
 
 
-def serve(layout: Layout, host: str, port: int) -> int:
+def serve(layout: Layout, host: str, port: int, *, in_house: bool = False, private: bool = False) -> int:
     """Serve until SIGTERM or SIGINT, and give the exit code; devpi's end is the end.
 
+    With `in_house`, devpi's stable index is looked into for what the tree lacks; with `private`, only
+    accounts may read.
     Raises RegistryError when this mirror is served already, or the port is taken.
     """
     backend, listener = devpi_server.start_behind(layout.devpi, host, port)
     with backend, listener:
-        return asyncio.run(_serve(layout, listener, backend))
+        app = application(layout, backend.port, in_house=in_house, private=private)
+        return asyncio.run(_serve(app, listener, backend))
 
 
-def application(layout: Layout, backend: int) -> web.Application:
+def application(
+    layout: Layout, backend: int, *, in_house: bool = False, private: bool = False
+) -> web.Application:
     """Make the application; `backend` is the port of devpi."""
-    index, proxy = Index(layout.tree), Proxy(backend)
-    app = web.Application()
+    proxy = Proxy(backend)
+
+    async def beside(project: str) -> str | None:
+        path = f"/{devpi.USER}/{devpi.STABLE}/+simple/{project}/"
+        return path if await proxy.has(path) else None
+
+    index = Index(layout.tree, beside if in_house else None)
+    app = web.Application(middlewares=[Readers(proxy).middleware()] if private else [])
     app.cleanup_ctx.append(proxy.run)
     app.add_routes([*index.routes(), *NpmRegistry(index).routes(), *Views(layout, index).routes()])
     app.router.add_route("*", "/{path:.*}", proxy.forward)
     return app
 
 
-async def _serve(layout: Layout, listener: socket.socket, backend: devpi_server.Server) -> int:
+async def _serve(app: web.Application, listener: socket.socket, backend: devpi_server.Server) -> int:
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    runner = web.AppRunner(application(layout, backend.port), access_log=None, shutdown_timeout=_GRACE)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=_GRACE)
     await runner.setup()
     try:
         await web.SockSite(runner, listener).start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -26,6 +27,8 @@ _FOREVER = {
 _SMALL = 256 << 10
 _CONDITIONS = ("Range", "If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since", "If-Range")
 
+InHouse = Callable[[str], Awaitable[str | None]]
+
 
 @dataclass(frozen=True, slots=True)
 class Page:
@@ -36,10 +39,14 @@ class Page:
 
 
 class Index:
-    """The current tree below one folder; each page of a tree is read once."""
+    """The current tree below one folder; each page of a tree is read once.
 
-    def __init__(self, tree: Path) -> None:
+    `in_house` gives the path to go to for a project that the tree lacks, where there is one.
+    """
+
+    def __init__(self, tree: Path, in_house: InHouse | None = None) -> None:
         self._link = tree / CURRENT
+        self._in_house = in_house
         self._tree: Path | None = None
         self._pages: dict[str, Page] = {}
         self.requests: Counter[str] = Counter()
@@ -74,6 +81,8 @@ class Index:
             kind = JSON_TYPE if suffix == JSON else "text/html"
         page = self._read(f"simple/{project}/{page_of(kind)}" if project else f"simple/{page_of(kind)}")
         if page is None:
+            if project and self._in_house and (place := await self._in_house(project)):
+                raise web.HTTPFound(place)
             self._remember_missing(project)
             raise web.HTTPNotFound(text=f"{project or 'the index'} is not stocked\n")
         self.requests["page"] += 1

@@ -58,6 +58,31 @@ class Proxy:
         except ClientError as error:
             raise web.HTTPBadGateway(text="devpi does not answer\n") from error
 
+    async def has(self, path: str) -> bool:
+        """Say whether devpi has something at `path`; it has nothing while it does not answer."""
+        if self._session is None:
+            return False
+        try:
+            async with self._session.get(self._backend.with_path(path)) as answer:
+                return answer.status == 200
+        except ClientError:
+            return False
+
+    async def is_account(self, credentials: Mapping[str, str]) -> bool:
+        """Say whether devpi knows these headers for one of its users'. Raises HTTPBadGateway."""
+        if self._session is None:
+            raise web.HTTPBadGateway
+        try:
+            url = self._backend.with_path("/+api")
+            async with self._session.get(
+                url, headers={**credentials, "Accept": "application/json"}
+            ) as answer:
+                if answer.status != 200:
+                    return False
+                return bool((await answer.json())["result"]["authstatus"][0] == "ok")
+        except (ClientError, ValueError, KeyError, TypeError, IndexError) as error:
+            raise web.HTTPBadGateway(text="devpi does not answer\n") from error
+
 
 def _passed_on(headers: Mapping[str, str]) -> CIMultiDict[str]:
     named = {name.strip().lower() for name in headers.get("Connection", "").split(",")}

@@ -1,0 +1,55 @@
+"""The files of one devpi index: put there by hard links, and looked for."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from mirror.publish import metadata
+from mirror.snapshot import Stocked
+from mirror.store import Store
+
+_SHOWN = ("summary", "license_expression", "requires_dist", "requires_python")
+_TIME = "Thu, 01 Jan 1970 00:00:00 GMT"
+
+
+def has_file(stage: Any, file: Stocked) -> bool:
+    """Say whether devpi's index has the whole file."""
+    links = stage.get_linkstore_perstage(file.name, file.version).get_links(basename=file.filename)
+    return bool(links) and links[0].entry.file_size() == file.size
+
+
+def fill(stage: Any, files: Iterable[Stocked], store: Store) -> None:
+    """Register files, sorted by name and version, in devpi's index, within the caller's transaction."""
+    from devpi_server.filestore import Digests
+
+    for (name, version), group in groupby(files, key=lambda file: (file.name, file.version)):
+        release = list(group)
+        stage.set_versiondata(_versiondata(release, store))
+        for file in release:
+            stage.store_releasefile(
+                name, version, file.filename, _HardLink(store.path(file.sha256)),
+                hashes=Digests(sha256=file.sha256), last_modified=_TIME,
+            )  # fmt: skip
+
+
+class _HardLink(io.BytesIO):
+    """What devpi's storage takes for a file that it may link to instead of copying."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.devpi_srcpath = str(path)
+
+
+def _versiondata(release: list[Stocked], store: Store) -> dict[str, Any]:
+    """Give what devpi notes of a release, from the metadata of its first file that has some."""
+    read = (metadata.read(store.path(file.sha256), file.filename) for file in release)
+    found: dict[str, Any] = dict(next(filter(None, read), {}))
+    data = {key: found[key] for key in _SHOWN if key in found}
+    requires_python = next((file.requires_python for file in release if file.requires_python), None)
+    if requires_python:
+        data["requires_python"] = requires_python
+    return {"name": release[0].name, "version": release[0].version, **data}
