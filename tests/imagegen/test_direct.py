@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ IMAGE = f"""
 base = "debian:bookworm"
 locks = ["app"]
 """
+NOBODY = 65534
 NO_ENGINE = {"DOCKER_HOST": "unix:///nothing.sock"}
 SITE = "opt/lockstock/venv/lib/python3.11/site-packages"
 
@@ -106,6 +108,37 @@ class TestSameBits:
 
         assert digests[0] == digests[1]
         assert len(digests[0][-1]) == 2
+
+    def test_the_user_does_not_matter(self, tmp_path: Path, cache: Path) -> None:
+        wheel = make_wheel(tmp_path / "up", "alpha", "1.0", files={"alpha.py": "x = {'a', 'b'}\n"})
+        mine = built(stocked(tmp_path / "project", cache, wheel))
+        # Nobody cannot look into pytest's own folder.
+        folder = Path(tempfile.mkdtemp(prefix="pytest-nobody-"))
+        try:
+            project = stocked(folder / "project", cache, wheel)
+            for name in ("bases", "roots"):
+                (project.layout.root / name).unlink()
+            (project.layout.root / "bases").mkdir()
+            for tarball in (cache / "bases").glob("*.tar"):
+                os.link(tarball, project.layout.root / "bases" / tarball.name)
+            for path in (folder, *folder.rglob("*")):
+                if not (path.is_file() and path.stat().st_nlink > 1):
+                    os.chown(path, NOBODY, NOBODY)
+            words = ["setpriv", "--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups", "--"]
+            ended = subprocess.run(
+                [*words, *project.command("build", NAME, "--json")],
+                cwd=project.folder,
+                env={**os.environ, **NO_ENGINE, "HOME": str(folder), "USER": "nobody"},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        finally:
+            shutil.rmtree(folder)
+
+        assert ended.returncode == 0, ended.stderr
+        theirs = json.loads(ended.stdout)
+        assert (theirs["manifest"], theirs["image"]) == (mine["manifest"], mine["image"])
 
     def test_again_from_nothing(self, tmp_path: Path, cache: Path) -> None:
         project = stocked(tmp_path, cache, make_wheel(tmp_path / "up", "alpha", "1.0"))

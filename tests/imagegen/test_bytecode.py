@@ -1,0 +1,64 @@
+"""Bytecode: equal each time, used as it is, and an edited module is seen at once."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from imagegen.archive import Entry
+from imagegen.bytecode import Compiler, HostPython
+from imagegen.oci import EPOCH
+
+MINOR = ".".join(map(str, sys.version_info[:2]))
+SOURCE = b"x = {'a', 'b', 'c'}\nVALUE = 1\n"
+
+
+def compiler() -> Compiler:
+    python = HostPython.find(MINOR)
+    assert python
+    return Compiler(python, MINOR)
+
+
+def compiled(*entries: Entry) -> dict[str, bytes]:
+    return {
+        entry.path: entry.content
+        for entry in compiler().compiled(entries)
+        if isinstance(entry.content, bytes)
+    }
+
+
+def test_a_python_of_this_host_compiles_the_same_each_time() -> None:
+    module, broken = Entry(path="lib/m.py", content=SOURCE), Entry(path="lib/broken.py", content=b"def (:\n")
+    name = f"lib/__pycache__/m.cpython-{MINOR.replace('.', '')}.pyc"
+
+    first, second = compiled(module, broken), compiled(broken, module)
+
+    assert first == second
+    assert list(first) == [name]
+    assert compiler().build == f"host {sys.version}"
+
+
+def test_a_version_that_nobody_has() -> None:
+    assert HostPython.find("3.999") is None
+
+
+def test_an_edited_module_is_seen_and_an_unchanged_one_is_not_compiled_again(tmp_path: Path) -> None:
+    module = tmp_path / "m.py"
+    module.write_bytes(SOURCE)
+    os.utime(module, (EPOCH, EPOCH))
+    ((name, pyc),) = compiled(Entry(path="m.py", content=SOURCE)).items()
+    (tmp_path / "__pycache__").mkdir()
+    (tmp_path / name).write_bytes(pyc)
+    code = "import m; print(m.VALUE)"
+
+    def ran() -> tuple[str, str]:
+        words = [sys.executable, "-v", "-B", "-c", code]
+        ended = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
+        return ended.stdout.strip(), ended.stderr
+
+    value, said = ran()
+    assert (value, "matches" in said.partition("m.cpython")[2]) == ("1", True)
+    module.write_bytes(SOURCE.replace(b"VALUE = 1", b"VALUE = 2"))
+    assert ran()[0] == "2"
