@@ -247,7 +247,7 @@ def _route(policy: Policy, request: Request) -> Decision:
     path = request.path.partition("?")[0]
     if not is_plain(path):
         return deny(Kind.PATH, "a path with dot segments, empty segments or encoded separators", route.rule)
-    if not route.reaches(path):
+    if not (route.reaches(path) and route.reaches(_decoded(path))):
         return deny(
             Kind.PATH, f"this path is not allowed on route {route.name}", route.rule, f'paths = ["{path}"]'
         )
@@ -255,17 +255,22 @@ def _route(policy: Policy, request: Request) -> Decision:
 
 
 def is_plain(path: str) -> bool:
-    """Say whether a path means the same to everyone: no dot segments, no encoded separators.
+    """Say whether a path means the same to everyone: no dot segments, no empty ones, nothing encoded twice.
 
     Some servers take `..;a=b` for a dot segment, since they cut the parameters of each off (RFC 3986, 3.3).
     """
-    lowered = path.lower()
+    lowered = _decoded(path).lower()
     segments = lowered.replace("%2e", ".").replace("%3b", ";").split("/")
     return (
-        "//" not in path
+        "//" not in lowered
         and not any(segment.partition(";")[0] in (".", "..") for segment in segments)
-        and not any(encoded in lowered for encoded in ("%2f", "%5c", "%00", "%25"))
+        and not any(encoded in lowered for encoded in ("%5c", "%00", "%25"))
     )
+
+
+def _decoded(path: str) -> str:
+    """Give the other reading of a path that has encoded slashes, as npm's of scoped packages have."""
+    return path.replace("%2f", "/").replace("%2F", "/")
 
 
 def _outward(policy: Policy, request: Request) -> Decision:

@@ -67,7 +67,7 @@ def test_empty_denies_all() -> None:
         "CONNECT api.example:443", "CONNECT API.EXAMPLE.:8443", "GET https://api.example/x", "GET /simple/x/",
         "CONNECT a.docs.example:443", "CONNECT a.b.docs.example:443", "GET /route/staging/v1/items",
         "POST /route/staging/v1/items/7?x=1", "GET /route/staging/v2/", "GET /route/staging/v2/any/thing",
-        "CONNECT inside.example:443",
+        "CONNECT inside.example:443", "GET /route/staging/v2/@scope%2fname", "GET /route/staging/v2/a%2Fb",
     ],
 )  # fmt: skip
 def test_allowed(policy: Policy, line: str) -> None:
@@ -90,6 +90,9 @@ def test_allowed(policy: Policy, line: str) -> None:
         ("GET /route/staging/v3", Kind.PATH), ("GET /route/staging/v2/../v3", Kind.PATH),
         ("GET /route/staging/v2/%2e%2E/v3", Kind.PATH), ("GET /route/staging/v2//x", Kind.PATH),
         ("GET /route/staging/v2/.%2e/x", Kind.PATH), ("GET /route/staging/v2/%2fx", Kind.PATH),
+        ("GET /route/staging/v2/..%2fv3", Kind.PATH), ("GET /route/staging/v1%2fitems", Kind.PATH),
+        ("GET /route/staging/v2/x%2F%2e%2e%2f%2E%2e%2fv3", Kind.PATH),
+        ("GET /route/staging/v2%2f..", Kind.PATH),
         ("GET /route/staging/v2/%5c..", Kind.PATH), ("GET /route/staging/v2/%252e%252e/", Kind.PATH),
         ("GET /route/staging/v2/..;/v3", Kind.PATH), ("GET /route/staging/v2/..;a=b/v3", Kind.PATH),
         ("GET /route/staging/v2/%2e.%3Ba/v3", Kind.PATH), ("GET /route/staging/v2/.;/x", Kind.PATH),
