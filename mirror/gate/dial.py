@@ -24,9 +24,13 @@ class OwnAddressError(DialError):
 
 
 async def system_resolver(name: str) -> tuple[str, ...]:
-    """Ask the host's resolver. Raises DialError."""
+    """Ask the host's resolver for the name as it is. Raises DialError.
+
+    With the root's dot: without it a resolver may go on to the name below one of its search domains,
+    which is another host.
+    """
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(name, None, type=socket.SOCK_STREAM)
+        found = await asyncio.get_running_loop().getaddrinfo(f"{name}.", None, type=socket.SOCK_STREAM)
     except OSError as error:
         raise DialError(f"the name has no address: {error.strerror}") from error
     return tuple(dict.fromkeys(str(item[4][0]) for item in found))

@@ -7,6 +7,7 @@ import base64
 import hashlib
 import json
 import random
+import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import suppress
@@ -17,7 +18,7 @@ import pytest
 
 from mirror.gate.audit import verify
 from mirror.gate.core import Identify, Identity, Settings
-from mirror.gate.dial import OwnAddressError, dial
+from mirror.gate.dial import OwnAddressError, dial, system_resolver
 from mirror.gate.errors import LogError, TokenError
 from mirror.gate.http1 import Head
 from mirror.gate.log import Log
@@ -429,6 +430,19 @@ async def test_a_name_that_leads_to_this_host_is_refused() -> None:
         with pytest.raises(OwnAddressError, match="this host itself"):
             await dial(here, up.port, own=False)
         (await dial(here, up.port, own=True)).close()
+
+
+async def test_no_search_domain_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`api.example` is not `api.example.corp.example`, whatever resolv.conf says."""
+    asked: list[str] = []
+
+    def getaddrinfo(name: str, *_: object, **__: object) -> list[tuple[object, ...]]:
+        asked.append(name)
+        return [(0, 0, 0, "", ("192.0.2.1", 0))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    assert await system_resolver("api.example") == ("192.0.2.1",)
+    assert asked == ["api.example."]
 
 
 async def test_a_route_wants_the_right_certificate(tmp_path: Path) -> None:
