@@ -41,7 +41,8 @@ class Proxy:
             raise web.HTTPBadGateway
         try:
             async with self._session.request(
-                request.method,
+                # devpi's server ends its answers to HEAD as if they had a body, which clients refuse.
+                "GET" if request.method == "HEAD" else request.method,
                 URL(f"{self._backend}{request.raw_path}", encoded=True),
                 headers=_passed_on(request.headers),
                 data=request.content if request.can_read_body else None,
@@ -52,8 +53,9 @@ class Proxy:
                     status=answer.status, reason=answer.reason, headers=_passed_on(answer.headers)
                 )
                 await response.prepare(request)
-                async for chunk in answer.content.iter_any():
-                    await response.write(chunk)
+                if request.method != "HEAD":
+                    async for chunk in answer.content.iter_any():
+                        await response.write(chunk)
                 return response
         except ClientError as error:
             raise web.HTTPBadGateway(text="devpi does not answer\n") from error

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
 from hashlib import sha256
 
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 
 from mirror.serve.proxy import Proxy
 
@@ -16,8 +16,6 @@ _CREDENTIALS = ("Authorization", "X-Devpi-Auth", "X-Devpi-Replica-Uuid")
 _FRESH = 60.0  # seconds, after which devpi is asked again
 _REMEMBERED_AT_MOST = 10_000
 
-_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
 
 class Readers:
     """Remembers for a minute, by their digests, which credentials are good."""
@@ -26,11 +24,11 @@ class Readers:
         self._proxy = proxy
         self._good: dict[bytes, float] = {}
 
-    def middleware(self) -> Callable[[web.Request, _Handler], Awaitable[web.StreamResponse]]:
+    def middleware(self) -> Middleware:
         """Give what stands before every answer."""
 
         @web.middleware
-        async def check(request: web.Request, handler: _Handler) -> web.StreamResponse:
+        async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
             if request.path in _OPEN or await self._knows(request):
                 return await handler(request)
             raise web.HTTPUnauthorized(

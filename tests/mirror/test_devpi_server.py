@@ -82,6 +82,14 @@ def test_a_new_registry_has_an_empty_index_and_no_other(registry):
         assert registry.indexes() == ["current"]
 
 
+def test_its_key_derivation_takes_no_time(registry):
+    """With devpi's own costs of argon2, a start takes 16 s of a processor; a random secret needs none."""
+    with registry.start() as server:
+        assert server.process
+        usage = Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(")")[2].split()
+        assert sum(map(int, usage[11:13])) / os.sysconf("SC_CLK_TCK") < 6
+
+
 def test_secrets_are_the_owners_alone(registry, monkeypatch):
     previous = os.umask(0o002)
     try:

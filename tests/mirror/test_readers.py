@@ -81,6 +81,8 @@ def test_strangers_read_nothing(private: Private) -> None:
 def test_a_reader_reads_everything_and_changes_nothing(private: Private) -> None:
     for path in places(private):
         assert private.get(path, private.reader, Accept="application/json") == 200, path
+        head = httpx.head(f"{private.url}{path}", auth=private.reader, trust_env=False)
+        assert (head.status_code, head.content) == (200, b""), path
     for method, path in (("PUT", "/ci/own"), ("PUT", "/other"), ("PATCH", "/lockstock/current"),
                          ("DELETE", "/lockstock/current")):  # fmt: skip
         answer = httpx.request(method, f"{private.url}{path}", json={"password": "123456789"},
