@@ -7,11 +7,13 @@ import hashlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from mirror.errors import UpstreamError
 from mirror.store import Incoming, disk_errors
@@ -25,6 +27,11 @@ _CHUNK = 1 << 18
 _URL = re.compile(r"(?P<scheme>[a-z+]+)://[^\s]+|[\w.-]+@[\w.-]+:[^\s-][^\s]*")
 # The user's settings and the repository's attributes may not decide an archive's bytes.
 _ARCHIVE_ENVIRONMENT = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
+# A lock's own credentials, for its host alone; not in a URL, which git gives to its own children to read.
+_HELPER = (
+    '!f() { test "$1" = get && printf "username=%s\\npassword=%s\\n" '
+    '"$LOCKSTOCK_GIT_USER" "$LOCKSTOCK_GIT_PASSWORD"; }; f'
+)
 _ATTRIBUTES = "* -export-subst -export-ignore -text -ident -filter -working-tree-encoding\n"
 
 
@@ -136,23 +143,29 @@ def _fetch(folder: Path, url: str, ref: str, schemes: Collection[str]) -> str:
 
 
 def _hidden(url: str) -> tuple[str, dict[str, str]]:
-    """Give the URL without its credentials, and the environment that tells git the whole of it."""
-    shown = redact(url) if "://" in url else url
-    if shown == url:
+    """Give the URL without its credentials, and the environment in which git finds them."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or parts.username is None:
         return url, {}
-    count = int(os.environ.get("GIT_CONFIG_COUNT") or 0)
-    return shown, {
-        "GIT_CONFIG_COUNT": str(count + 1),
-        f"GIT_CONFIG_KEY_{count}": f"url.{url}.insteadOf",
-        f"GIT_CONFIG_VALUE_{count}": shown,
-    }
+    host = parts.netloc.rpartition("@")[2]
+    place, user = f"credential.{parts.scheme}://{host}", unquote(parts.username)
+    if parts.password is None:
+        settings = [(f"{place}.username", user)]
+    else:
+        settings = [(f"{place}.helper", ""), (f"{place}.helper", _HELPER)]  # the empty one clears the list
+    first = int(os.environ.get("GIT_CONFIG_COUNT") or 0)
+    environment = {"GIT_CONFIG_COUNT": str(first + len(settings))}
+    for number, (key, value) in enumerate(settings, first):
+        environment |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
+    environment |= {"LOCKSTOCK_GIT_USER": user, "LOCKSTOCK_GIT_PASSWORD": unquote(parts.password or "")}
+    return urlunsplit(parts._replace(netloc=host)), environment
 
 
 def _tried(folder: Path, arguments: Sequence[str], environment: dict[str, str]) -> str:
     try:
         ended = _git(folder, arguments, environment, _LONGEST_FETCH)
-    except subprocess.TimeoutExpired:
-        return f"it did not end in {_LONGEST_FETCH} s"
+    except UpstreamError as error:
+        return error.reason
     lines = ended.stderr.decode("utf-8", "replace").strip().splitlines()
     return (lines[-1] if lines else "no reason given") if ended.returncode else ""
 
@@ -187,12 +200,36 @@ def _git(
     environment: dict[str, str] | None = None,
     timeout: int = _LONGEST_LOOK,
 ) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
+    """Run git to its end. Raises UpstreamError when that does not come in `timeout` seconds."""
+    with subprocess.Popen(
         ["git", *arguments],
         cwd=folder,
         env={**_environment(folder), **(environment or {})},
         stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=timeout,
-        check=False,
-    )
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired as error:
+            raise UpstreamError(f"git did not end in {timeout} s", where=arguments[0]) from error
+        finally:
+            _end(process)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End git if it still runs, and what it started to talk to a server, which would outlive it."""
+    if process.poll() is None:
+        for pid in _family(process.pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _family(pid: int) -> list[int]:
+    """Give a process and all that it started: a group of their own would keep Ctrl-C from them."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:  # it has ended meanwhile
+        children = []
+    return [pid, *(each for child in children for each in _family(int(child)))]

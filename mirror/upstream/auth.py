@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 from base64 import b64encode
 from collections.abc import AsyncGenerator, Iterable, Mapping
+from itertools import takewhile
 from netrc import NetrcParseError, netrc
 
 import httpx
@@ -18,13 +19,13 @@ class UpstreamAuth(httpx.Auth):
     """Finds the credentials of a URL, in this order.
 
     What npm's configuration gives for the longest prefix; what the URL itself carries; those of the
-    index whose URL has the longest part in common; netrc; and, once the host asked for some and none
+    index on this host that lies nearest, if it has some; netrc; and, once the host asked for some and none
     of these were there or right, the user's keyring, as pip does.
     """
 
     def __init__(self, urls: Iterable[str], authorization: Mapping[str, str]) -> None:
         self._headers = sorted(authorization.items(), key=lambda item: -len(item[0]))
-        self._indexes = [url for url in map(httpx.URL, urls) if url.userinfo]
+        self._indexes = [httpx.URL(url) for url in urls]
         self._keyring: dict[tuple[str, str, int | None], _Credentials | None] = {}
         self._asking = asyncio.Lock()
         try:
@@ -57,7 +58,8 @@ class UpstreamAuth(httpx.Auth):
     def _of_index(self, url: httpx.URL) -> _Credentials | None:
         """Give those of the index on this host that lies nearest: files often lie beside an index."""
         near = [index for index in self._indexes if _origin(index) == _origin(url)]
-        return _of_url(max(near, key=lambda index: _in_common(index.path, url.path))) if near else None
+        nearest = max(near, key=lambda i: (_in_common(i.path, url.path), bool(i.userinfo)), default=None)
+        return _of_url(nearest) if nearest else None
 
     def _of_netrc(self, host: str) -> _Credentials | None:
         entry = self._netrc.authenticators(host) if self._netrc else None
@@ -67,7 +69,8 @@ class UpstreamAuth(httpx.Auth):
         origin = _origin(url)
         async with self._asking:
             if origin not in self._keyring:
-                user = next((i.username for i in self._indexes if _origin(i) == origin), None)
+                named = (i.username for i in self._indexes if i.username and _origin(i) == origin)
+                user = next(named, None)
                 place = f"{url.scheme}://{url.netloc.decode('ascii')}/"
                 self._keyring[origin] = await asyncio.to_thread(_from_keyring, place, user)
             return self._keyring[origin]
@@ -83,9 +86,9 @@ def _of_url(url: httpx.URL) -> _Credentials | None:
 
 
 def _in_common(one: str, other: str) -> int:
-    return next(
-        (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
-    )
+    """Count the leading parts that two paths share."""
+    pairs = zip(one.strip("/").split("/"), other.strip("/").split("/"), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _basic(credentials: _Credentials) -> str:

@@ -24,9 +24,9 @@ _IDENTITY = ["-c", "user.name=A", "-c", "user.email=a@mail.example", "-c", "init
 
 
 class GitServer:
-    """`url` is that of the repository, `commit` its only commit."""
+    """`url` is that of the repository, `commit` its only commit. `guard` is what must be in Authorization."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, guard: str | None = None) -> None:
         self._root = folder / "git"
         tree = folder / "tree"
         tree.mkdir(parents=True)
@@ -36,7 +36,7 @@ class GitServer:
             _git(tree, *_IDENTITY, *command)
         self.commit = _git(tree, "rev-parse", "HEAD").decode().strip()
         _git(folder, "clone", "-q", "--bare", str(tree), str(self._root / "demo.git"))
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self._root))
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self._root, guard))
 
     @property
     def url(self) -> str:
@@ -55,13 +55,19 @@ def _git(folder: Path, *arguments: str) -> bytes:
     return subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True).stdout
 
 
-def _handler(root: Path) -> type[BaseHTTPRequestHandler]:
+def _handler(root: Path, guard: str | None) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         """Runs `git http-backend`, git's own CGI program."""
 
         def do_GET(self) -> None:
             path, _, query = self.path.partition("?")
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            if guard and self.headers.get("Authorization") != guard:
+                self.send_response(401)
+                self.send_header("WWW-Authenticate", 'Basic realm="git"')
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
             environment = {
                 "GIT_PROJECT_ROOT": str(root),
                 "GIT_HTTP_EXPORT_ALL": "1",
