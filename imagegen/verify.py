@@ -96,8 +96,10 @@ class Report:
 def steps(spec: ImageSpec, addresses: Sequence[str], npm: Sequence[str] = ()) -> tuple[Step, ...]:
     """Say what is to be proved, in order; the project's own checks come last, for they may change things.
 
-    `npm` are the folders below the project's that hold locks of npm.
+    `npm` are the folders below the project's that hold locks of npm. Where node_modules is to be there
+    already, that is shown before it is made again.
     """
+    commands = ("npm ls", "npm ci") if spec.install else ("npm ci", "npm ls")
     return (
         Step(name=ISOLATION, command=_script("isolation.py", addresses)),
         Step(name="pip check", command=("pip", "check")),
@@ -106,7 +108,7 @@ def steps(spec: ImageSpec, addresses: Sequence[str], npm: Sequence[str] = ()) ->
         *(
             Step(name=f"{command} in {folder}", command=("sh", "-c", f"cd {quote(folder)} && {command}"))
             for folder in npm
-            for command in ("npm ci", "npm ls")
+            for command in commands
         ),
         *(Step(name=line, command=("sh", "-c", line)) for line in spec.checks),
     )

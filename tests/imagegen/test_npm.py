@@ -25,6 +25,7 @@ from imagegen.npmcache import REGISTRY
 from imagegen.plan import ImagePlan, NodeProject, make_plan
 from imagegen.rootfs import read_rootfs
 from imagegen.spec import DebianBase, ImageSpec, find_image
+from imagegen.verify import steps
 from lockfiles.errors import ConfigError
 from mirror import config as configuration
 from mirror.store import Store
@@ -382,3 +383,13 @@ def test_node_of_a_base_wherever_it_lies(tmp_path: Path) -> None:
     (tmp_path / "base.tar").write_bytes(tar({**files, "usr/local/bin/node": b""}, {"usr/bin/npm": npm}))
     assert read_rootfs(tmp_path / "bare.tar").programs == set()
     assert read_rootfs(tmp_path / "base.tar").programs == {"node", "npm"}
+
+
+def test_node_modules_that_came_along_is_shown_before_it_is_made_again() -> None:
+    spec = ImageSpec(name="dev", base=DebianBase(suite="bookworm"), locks=("web",))
+    for install, names in (
+        (True, ["npm ls in /w", "npm ci in /w"]),
+        (False, ["npm ci in /w", "npm ls in /w"]),
+    ):
+        wanted = steps(replace(spec, install=install), (), ["/w"])
+        assert [step.name for step in wanted if step.name.startswith("npm")] == names
