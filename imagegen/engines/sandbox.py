@@ -59,6 +59,7 @@ class Sandbox:
             self._container = self._client.containers.create(
                 confined.image,
                 list(confined.command),
+                entrypoint=[""],  # the image's own is an init, and the engine's is there already
                 labels={_LABEL: confined.owner},
                 environment=dict(confined.environment),
                 network_mode=confined.network,

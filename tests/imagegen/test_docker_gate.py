@@ -317,6 +317,7 @@ def test_the_command(sandbox: Sandbox, tmp_path: Path) -> None:
         [*command, "sh", "-c", script], capture_output=True, text=True, check=False, cwd=tmp_path
     )
     assert ended.returncode == 1, ended.stderr
+    assert "tini" not in ended.stderr.lower()
     assert ended.stderr.splitlines()[-1].startswith(
         "reached no host outside; 0 package files from the mirror; blocked"
     )
