@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -192,8 +192,9 @@ def _run(order: _Order, sources: str, out: IO[bytes], log: IO[bytes], lock: int,
         pass_fds=[lock],
     ) as process:
         assert process.stdin is not None  # noqa: S101 - for the type checker: it is a pipe
-        process.stdin.write(sources.encode())
-        process.stdin.close()
+        with suppress(BrokenPipeError):  # where it has ended already, its log says why
+            process.stdin.write(sources.encode())
+            process.stdin.close()
         last = _follow(process, Path(log.name), progress)
     if process.returncode:
         raise BaseError(f"mmdebstrap failed: {_reason(last)}", where=str(order.base), hint=order.hint)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from docker.errors import NotFound
@@ -55,13 +56,17 @@ class Sandbox:
     reference: str
     engine: DockerEngine
 
-    def run(self, script: str) -> tuple[int, str]:
-        """Run a shell script in a new container; give its exit code, and stdout and stderr as one."""
+    def run(self, script: str, **options: Any) -> tuple[int, str]:
+        """Run a shell script in a new container; give its exit code, and stdout and stderr as one.
+
+        `options` are those of the engine.
+        """
         container = self.engine.client.containers.create(
             self.reference,
             ["bash", "-c", f"exec 2>&1\n{script}"],
             network_mode="none",
             use_config_proxy=False,
+            **options,
         )
         try:
             container.start()

@@ -29,7 +29,7 @@ platforms = ["linux/{machine}"]
 glibc = "2.36"
 
 [locks.app]
-path = "requirements.txt"
+path = "{lock}"
 
 """
 
@@ -39,6 +39,7 @@ class StockedProject:
     """A folder with lockstock.toml, requirements.txt and a filled mirror."""
 
     folder: Path
+    lock: str = "requirements.txt"
 
     @property
     def config(self) -> Config:
@@ -49,13 +50,16 @@ class StockedProject:
         return Layout(self.folder / ".lockstock")
 
     def configure(self, images: str) -> None:
-        (self.folder / "lockstock.toml").write_text(CONFIG.format(machine=platform.machine()) + images)
+        text = CONFIG.format(machine=platform.machine(), lock=self.lock)
+        (self.folder / "lockstock.toml").write_text(text + images)
 
     def stock(self, files: Mapping[str, Sequence[Path]]) -> Snapshot:
-        """Write the lock of `app` and a snapshot whose locks hold these files."""
+        """Write a snapshot whose locks hold these files, and the lock of `app` if it is the usual one."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        lines = [f"{stocked(f).name}=={stocked(f).version} --hash=sha256:{digest(f)}\n" for f in files["app"]]
-        (self.folder / "requirements.txt").write_text("".join(sorted(lines)))
+        if self.lock == "requirements.txt":
+            locked = [(stocked(file), digest(file)) for file in files["app"]]
+            lines = [f"{one.name}=={one.version} --hash=sha256:{sha256}\n" for one, sha256 in locked]
+            (self.folder / self.lock).write_text("".join(sorted(lines)))
         self.configure("")
         config = self.config
         records = [lock.record(self.folder) for lock in read_locks(config, Layout(config.root))[0]]

@@ -39,6 +39,15 @@ WORKS = {
     "text is UTF-8": "locale 2>&1 | grep -q LC_CTYPE=.C.UTF-8 && python -c 'print(chr(8230))'",
     "git is there": "git init -q x && git -C x status",
     "CA certificates are there": "python -c 'import ssl; assert ssl.create_default_context().get_ca_certs()'",
+    "time zones are there": "test $(TZ=Asia/Kathmandu date +%z) = +0545"
+    " && python -c 'import zoneinfo; zoneinfo.ZoneInfo(\"Asia/Kathmandu\")'",
+    "git knows who commits": "git init -q x && cd x && git commit -q --allow-empty -m first"
+    " && test $(git log --format=%an) = sandbox",
+    "git trusts what belongs to somebody else": "git config --get-all safe.directory | grep -qx '[*]'",
+    "an editor is there": "test $EDITOR = nano && nano --version",
+    "a shell that people know": "test $BASH_VERSION && grep -q '^sandbox:.*:/bin/bash$' /etc/passwd",
+    "its init reaps": "grep -qx tini /proc/1/comm && sh -c 'sleep 0.1 & exec true'; sleep 0.5; "
+    "! grep -sh '^State:.*zombie' /proc/[0-9]*/status",
     "variables are as written": 'test "$GREETING" = \'a "b" $HOME \\ c\' && test -z "${EMPTY-unset}"',
     "pip install -r, hashed": "pip install -r /opt/lockstock/requirements.txt",
     "pip install -r, not hashed": "echo alpha > r.txt && pip uninstall -qy alpha && pip install -r r.txt",
