@@ -3,8 +3,8 @@
 The lock is made at run time from the ranges below. npm runs no scripts, has no cache the first time
 and the whole of it the second. lockstock's time holds more: tarballs are looked into, a snapshot and
 a registry are written, devpi is started and asked. Hermeto fetches 5 files at a time and begins anew
-with each run: that is `mirror refresh` with `concurrency = 5`, cold. Needs nginx; Verdaccio is
-installed by npm and takes the packages from `mirror serve`.
+with each run: that is `mirror refresh` with `concurrency = 5`, cold. nginx takes part
+where it is installed; Verdaccio is installed by npm and takes the packages from `mirror serve`.
 """
 
 from __future__ import annotations
@@ -128,8 +128,10 @@ def serve(project: Path, names: Sequence[str]) -> None:
     paths = [f"/{name}" for name in names if (held / name).is_dir()]
     with ExitStack() as servers:
         servers.enter_context(running([sys.executable, "-m", "mirror", "serve", "-c", config], SERVE_PORT))
-        servers.enter_context(running(nginx_command(project), NGINX_PORT))
-        contestants = [("mirror serve", SERVE_PORT, "/npm"), ("nginx", NGINX_PORT, "/npm")]
+        contestants = [("mirror serve", SERVE_PORT, "/npm")]
+        if shutil.which("nginx"):
+            servers.enter_context(running(nginx_command(project), NGINX_PORT))
+            contestants.append(("nginx", NGINX_PORT, "/npm"))
         if servers.enter_context(verdaccio(project / "verdaccio")):
             contestants.append(("Verdaccio", VERDACCIO_PORT, ""))
         rates = {}

@@ -22,6 +22,7 @@ _LINKS = ("bin", "lib", "lib64", "sbin")
 _FORM = "2"
 _LIMIT = 1800
 _TIMED_OUT = 124
+_KEPT = 256 * 1024
 # Nobody in particular is to run what is unpacked.
 _UMASK = 0o022
 # What is made must depend neither on chance nor on who makes it, where and when.
@@ -134,16 +135,19 @@ class BaseRoot:
 
 
 def _run(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+    """Run a command; of what it prints, which may have no end, the last is kept."""
+    kept = b""
+    with subprocess.Popen(
         words,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
         umask=_UMASK,
-        check=False,
-    )
+    ) as process:
+        assert process.stdout is not None  # noqa: S101 - for the type checker
+        while chunk := process.stdout.read1():  # type: ignore[attr-defined]  # it is buffered
+            kept = (kept + chunk)[-_KEPT:]
+    return subprocess.CompletedProcess(words, process.returncode, kept.decode(errors="replace"))
 
 
 @contextmanager

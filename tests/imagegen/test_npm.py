@@ -59,6 +59,13 @@ locks = ["web"]
 project = "."
 install = true
 """
+# Within two seconds, on a machine that may have much else to do: one of three tries has to be.
+SOON = """cd /tmp
+for attempt in 1 2 3; do
+    start=$(date +%s%N)
+    npm install left-pad
+    test $((($(date +%s%N) - start) / 1000000)) -lt 2000 && echo "soon enough" && break
+done"""
 NO_ENGINE = {"DOCKER_HOST": "unix:///nothing.sock"}
 OURS = ("opt/lockstock/npm/", "opt/lockstock/bin/", "opt/lockstock/npmrc", "workspace/")
 INSTALLED = ("package.json", "node_modules/.bin/tool", "node_modules/@scope/lib/index.js")
@@ -259,9 +266,7 @@ def test_in_a_real_sandbox_of_either_engine(shared: StockedProject, engine: Dock
 
 
 def tried(sandbox: Sandbox) -> None:
-    begun = "start=$(date +%s%N)"
-    took = 'test $((($(date +%s%N) - start) / 1000000)) -lt 2000 && echo "soon enough"'
-    code, said = sandbox.run(f"cd /tmp && {begun}; npm install left-pad; {took}")
+    code, said = sandbox.run(SOON)
     assert "this sandbox is offline and left-pad is not stocked; to get it, add it to" in said
     assert (code, said.splitlines()[-1]) == (0, "soon enough")
     code, said = sandbox.run("cd /tmp && npm install tool && npx tool && env | grep NODE_USE")
