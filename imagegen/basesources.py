@@ -129,27 +129,43 @@ def export_base(
 ) -> BaseImage:
     """Give an image of the Docker engine as a base; it is taken out once. Raises BaseError."""
     noted = folder / f"docker-{base.digest.removeprefix('sha256:')}"
-    if not noted.exists():
+    if not noted.exists() or not _is_held(noted.read_text(), folder):
         progress.step(f"taking the base {base.name} out of the Docker engine (once)")
-        with disk_errors(folder), tempfile.TemporaryFile(dir=_made(folder)) as file:
-            for piece in engine.save(base.reference):
-                file.write(piece)
-            file.seek(0)
-            write_atomically(noted, _converted(file, folder, base).encode())
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder) as file:
+                file.writelines(engine.save(base.reference))
+                file.seek(0)
+                write_atomically(noted, _converted(file, folder, base).encode())
     wanted = Wanted(name=f"docker:{base.name}", tag=noted.read_text(), platform=platform)
-    return bring(wanted, lambda: nullcontext(_Nowhere()), folder, progress)
+    return bring(wanted, lambda: nullcontext(_Nowhere(base)), folder, progress)
+
+
+def _is_held(digest: str, folder: Path) -> bool:
+    """Say whether all blobs of an image are there."""
+    blobs = Layers(folder).blobs
+    try:
+        manifest = json.loads((blobs / digest.removeprefix("sha256:")).read_bytes())
+        parts = [manifest["config"], *manifest["layers"]]
+        return all(
+            (blobs / part["digest"].removeprefix("sha256:")).stat().st_size == part["size"] for part in parts
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 class _Nowhere:
     """The source of a base that is held already."""
 
+    def __init__(self, base: Base) -> None:
+        self._base = base
+
     def resolve(self, name: str) -> str:
-        raise BaseError("it is not held", where=name)
+        raise BaseError(f"{name} was lost while it was used", where=self._base.name, hint="run again")
 
     def read(self, digest: str, *, manifest: bool) -> Iterator[bytes]:
-        raise BaseError(
-            f"{digest} is lost from the mirror", where="bases", hint="run `imagegen prune` and build again"
-        )
+        self.resolve(digest)
+        yield b""
 
 
 def _converted(file: IO[bytes], folder: Path, base: Base) -> str:
@@ -185,11 +201,6 @@ def _copy(archive: tarfile.TarFile, name: str, target: Any) -> None:
     while chunk := member.read(_CHUNK):
         target.write(chunk)
     target.flush()
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 @contextmanager

@@ -156,14 +156,7 @@ class DockerEngine:
         """Ask a base what it has, in a container without a network. Raises UnfitBaseError."""
         with faults(base.name):
             try:
-                output = self.client.containers.run(
-                    base.reference,
-                    ["-I", "-c", guest_program("probe.py").decode()],
-                    entrypoint="python3",
-                    network_mode="none",
-                    remove=True,
-                    use_config_proxy=False,
-                )
+                output = self._probed(base.reference)
             except (docker.errors.ContainerError, APIError) as error:
                 raise UnfitBaseError(
                     f"python3 does not run in it: {_innermost(error)}",
@@ -171,6 +164,26 @@ class DockerEngine:
                     hint="a base needs Python 3 with venv, git and ca-certificates",
                 ) from error
         return Facts(**json.loads(output))
+
+    def _probed(self, image: str) -> bytes:
+        """Run the probe; the container goes also where it cannot even be started."""
+        container = self.client.containers.create(
+            image,
+            ["-I", "-c", guest_program("probe.py").decode()],
+            entrypoint="python3",
+            network_mode="none",
+            use_config_proxy=False,
+        )
+        try:
+            container.start()
+            code = container.wait()["StatusCode"]
+            output = container.logs(stdout=True, stderr=bool(code))
+            if code:
+                said = output.decode(errors="replace")
+                raise docker.errors.ContainerError(container, code, "python3", image, said)
+            return bytes(output)
+        finally:
+            container.remove(force=True)
 
     def gateways(self) -> tuple[str, ...]:
         """Give the addresses under which this engine's networks reach its host."""
