@@ -17,15 +17,23 @@ _NAME, _MOST = 100, 8**11
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Stream:
+    """Bytes that come in pieces, and how many they are."""
+
+    size: int
+    pieces: Callable[[], Iterable[bytes]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """A file at a relative path: its bytes, or the file on disk that has them, or a link's target.
+    """A file at a relative path: its bytes, or what has them, or a link's target.
 
     A `folder` has none of these. `owner`, user and group, is where it is not its archive's.
     Raises ValueError for a path that leads out of the archive.
     """
 
     path: str
-    content: bytes | Path = b""
+    content: bytes | Path | Stream = b""
     link: str | None = None
     mode: int = 0o644
     folder: bool = False
@@ -34,6 +42,17 @@ class Entry:
     def __post_init__(self) -> None:
         if not {"", ".", ".."}.isdisjoint(self.path.split("/")):
             raise ValueError(f"{self.path!r} is not a path inside an archive")
+
+    def pieces(self) -> Iterator[bytes]:
+        """Give the content."""
+        if isinstance(self.content, bytes):
+            yield self.content
+        elif isinstance(self.content, Stream):
+            yield from self.content.pieces()
+        else:
+            with self.content.open("rb") as file:
+                while chunk := file.read(_CHUNK):
+                    yield chunk
 
 
 def tar_stream(entries: Iterable[Entry], *, uid: int = 0) -> Iterator[bytes]:
@@ -80,13 +99,12 @@ def write_folder(entries: Iterable[Entry], folder: Path, *, link: bool = True) -
     for entry in entries:
         path = folder / entry.path
         path.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(entry.content, bytes):
-            path.write_bytes(entry.content)
-            path.chmod(entry.mode)
-        elif link:
+        if link and isinstance(entry.content, Path):
             _link_or_copy(entry.content, path)
-        else:
-            shutil.copyfile(entry.content, path)
+            continue
+        with path.open("wb") as file:
+            file.writelines(entry.pieces())
+        path.chmod(entry.mode)
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
@@ -97,10 +115,11 @@ def _link_or_copy(source: Path, target: Path) -> None:
 
 
 def _file(entry: Entry, info: tarfile.TarInfo) -> Iterator[bytes]:
-    if isinstance(entry.content, bytes):
-        yield _header(info, tarfile.REGTYPE, mode=entry.mode, size=len(entry.content))
-        yield entry.content
-        yield _padding(len(entry.content))
+    if not isinstance(entry.content, Path):
+        size = entry.content.size if isinstance(entry.content, Stream) else len(entry.content)
+        yield _header(info, tarfile.REGTYPE, mode=entry.mode, size=size)
+        yield from entry.pieces()
+        yield _padding(size)
         return
     with entry.content.open("rb") as file:
         size = os.fstat(file.fileno()).st_size

@@ -55,7 +55,7 @@ class Compiler:
         sources = sorted((e for e in entries if e.path.endswith(".py")), key=lambda entry: entry.path)
         if not sources:
             return
-        given = b"".join(_field(f"/{e.path}".encode()) + _field(_bytes(e)) for e in sources)
+        given = b"".join(_field(f"/{e.path}".encode()) + _field(b"".join(e.pieces())) for e in sources)
         program = guest_program("compile_stream.py").decode()
         ended = subprocess.run(
             [*self._interpreter.words, "-sSB", "-W", "ignore", "-c", program, str(EPOCH)],
@@ -153,10 +153,6 @@ class HostPython:
 def _runs(words: Sequence[str]) -> bool:
     tried = subprocess.run([*words, "-c", ""], capture_output=True, env=_ENVIRONMENT, check=False)
     return tried.returncode == 0
-
-
-def _bytes(entry: Entry) -> bytes:
-    return entry.content if isinstance(entry.content, bytes) else entry.content.read_bytes()
 
 
 def _field(data: bytes) -> bytes:

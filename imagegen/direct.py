@@ -22,7 +22,7 @@ from imagegen.errors import (
     UnfitBaseError,
     UnsupportedError,
 )
-from imagegen.export import archive_entries, write_archive, write_index, write_layout
+from imagegen.export import archive_entries, engine_entries, write_archive, write_index, write_layout
 from imagegen.live import Progress
 from imagegen.lockbase import locked_base
 from imagegen.oci import Image, ImageIndex
@@ -292,9 +292,14 @@ def _load(
     held = [docker.find(name) for name in names]
     if any(one is None or one.id != image.id for one in held):
         there = docker.held_layers([layer.diff_id for layer in image.layers])
-        size = sum(layer.size for layer in image.layers[there:])
+        size = sum(layer.unpacked or layer.size for layer in image.layers[there:])
         progress.step(f"loading {human_size(size)} into the Docker engine")
-        docker.load(archive_entries(image, engine.layout, names, held=there), names[0])
+        entries = (
+            archive_entries(image, engine.layout, names)
+            if docker.stores_content
+            else engine_entries(image, engine.layout, names, there)
+        )
+        docker.load(entries, names[0])
     loaded = docker.find(names[0])
     return loaded.size if loaded else image.size
 

@@ -24,12 +24,16 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
-    """A compressed layer: its digest and size in bytes, and the digest of the tar in it (`diff_id`)."""
+    """A compressed layer: its digest and size in bytes, and the digest of the tar in it (`diff_id`).
+
+    `unpacked` is the size of that tar in bytes, 0 where nobody has counted.
+    """
 
     digest: str
     diff_id: str
     size: int
     comment: str = ""
+    unpacked: int = 0
     media_type: str = Compression.GZIP.media_type
 
 
@@ -114,7 +118,7 @@ class _Sink:
         self._media_type = compression.media_type
         self._compressor = compression.compressor()
         self._outer, self._inner = hashlib.sha256(), hashlib.sha256()
-        self._size = 0
+        self._size = self._unpacked = 0
         self._waiting: list[bytes] = []
         self._held = 0
 
@@ -134,6 +138,7 @@ class _Sink:
             diff_id=f"sha256:{self._inner.hexdigest()}",
             size=self._size,
             comment=comment,
+            unpacked=self._unpacked,
             media_type=self._media_type,
         )
 
@@ -141,6 +146,7 @@ class _Sink:
         data = b"".join(self._waiting)
         self._waiting, self._held = [], 0
         self._inner.update(data)
+        self._unpacked += len(data)
         self._emit(self._compressor.compress(data))
 
     def _emit(self, data: bytes) -> None:

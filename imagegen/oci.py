@@ -21,6 +21,8 @@ REFERENCE = "org.opencontainers.image.ref.name"
 # The first moment that zip files can tell, for everything: no clock goes into an image.
 EPOCH = 315532800
 CREATED = "1980-01-01T00:00:00Z"
+# How many bytes a layer is before it is compressed, as an annotation.
+UNPACKED = "io.lockstock.layer.unpacked"
 LAYOUT_FILE = b'{"imageLayoutVersion":"1.0.0"}'
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 # What a Dockerfile's image has from its base without a word.
@@ -238,7 +240,13 @@ class ImageLayout:
         config = self.blob(content["config"]["digest"]).read_bytes()
         pairs = zip(content["layers"], json.loads(config)["rootfs"]["diff_ids"], strict=True)
         layers = tuple(
-            Layer(digest=d["digest"], diff_id=diff_id, size=d["size"], media_type=d["mediaType"])
+            Layer(
+                digest=d["digest"],
+                diff_id=diff_id,
+                size=d["size"],
+                unpacked=int(d.get("annotations", {}).get(UNPACKED, 0)),
+                media_type=d["mediaType"],
+            )
             for d, diff_id in pairs
         )
         whole = all(self.blob(layer.digest).stat().st_size == layer.size for layer in layers)
@@ -341,7 +349,8 @@ def _variables(settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _descriptor(layer: Layer) -> dict[str, Any]:
-    return {"mediaType": layer.media_type, "digest": layer.digest, "size": layer.size}
+    found = {"mediaType": layer.media_type, "digest": layer.digest, "size": layer.size}
+    return {**found, "annotations": {UNPACKED: str(layer.unpacked)}} if layer.unpacked else found
 
 
 def _json(content: object) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,6 +92,12 @@ class DockerEngine:
         """Give an image one more name."""
         with faults(image):
             self.client.images.get(image).tag(repository, tag)
+
+    @property
+    def stores_content(self) -> bool:
+        """Say whether images lie in containerd's content store, which wants every blob as it is."""
+        with faults("the engine"):
+            return uses_containerd(self.client.info())
 
     def held_layers(self, diff_ids: Sequence[str]) -> int:
         """Say how many of these layers, from the lowest up, lie so on each other in the engine."""
@@ -283,3 +289,8 @@ def _innermost(error: BaseException) -> str:
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__  # type: ignore[assignment]  # one of them is there
     return str(error) or type(error).__name__
+
+
+def uses_containerd(info: Mapping[str, Any]) -> bool:
+    """Say whether an engine that tells this of itself keeps its images in containerd."""
+    return ["driver-type", "io.containerd.snapshotter.v1"] in (info.get("DriverStatus") or [])
