@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -97,6 +98,16 @@ def share_bases(mirror: Path) -> None:
     for name in ("bases", "roots"):
         (cache / name).mkdir(parents=True, exist_ok=True)
         (mirror / name).symlink_to(cache / name)
+
+
+def test_the_last_hints_fit_the_place() -> None:
+    script = runpy.run_path(str(ROOT / "examples" / "demo.py"))
+    built = {"name": "service", "reference": "lockstock/service:1", "place": "docker"}
+    in_docker = script["hints"](built, Path("x/lockstock.toml"))
+    in_a_layout = script["hints"]({**built, "place": "oci:x/.lockstock/oci"}, Path("x/lockstock.toml"))
+    assert in_docker[0].startswith("docker run --rm -it --network none lockstock/service:1")
+    assert [line.split()[1] for line in in_a_layout[:2]] == ["build", "push"]
+    assert in_docker[-1] == in_a_layout[-1]
 
 
 def test_an_example_that_is_not_there(examples: Path) -> None:
