@@ -34,11 +34,11 @@ def deliver(config: Config, name: str, snapshot: Snapshot) -> None:
 def _send(layout: Layout, name: str, spec: ObjectStoreSpec) -> None:
     from mirror.publish import object_store  # few have one, and a run with no changes takes milliseconds
 
-    if sent := object_store.publish(layout, name, spec):
-        say(
-            f"{spec.place}: {plural(sent.files, 'file')}, {human_size(sent.size)}, and "
-            f"{plural(sent.pages, 'page')} sent; {plural(sent.deleted, 'object')} deleted"
-        )
+    def begin(files: int, size: int) -> None:
+        say(f"{spec.place}: sending {plural(files, 'file')}, {human_size(size)}")
+
+    if sent := object_store.publish(layout, name, spec, begin):
+        say(f"{spec.place}: {plural(sent.pages, 'page')} changed, {plural(sent.deleted, 'object')} deleted")
 
 
 def withdraw(layout: Layout, keep: Collection[str]) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from hashlib import file_digest, md5
 from pathlib import Path
@@ -54,10 +54,13 @@ class _Tree:
         return {content.key for content in self.contents} | {page.key for page in self.pages}
 
 
-def publish(layout: Layout, name: str, spec: ObjectStoreSpec) -> Sent | None:
+def publish(
+    layout: Layout, name: str, spec: ObjectStoreSpec, begin: Callable[[int, int], None] | None = None
+) -> Sent | None:
     """Bring the tree of the snapshot `name` to the store; give None where it was noted to be there.
 
-    The tree is written and the caller holds the mirror. Raises ObjectStoreError; run again, it goes on.
+    The tree is written and the caller holds the mirror. `begin` is told how many files are sent and
+    how many bytes they have, before they are. Raises ObjectStoreError; run again, it goes on.
     """
     note = json.dumps({"snapshot": name, **asdict(spec)}, sort_keys=True).encode()
     path = layout.root / NOTE
@@ -66,7 +69,7 @@ def publish(layout: Layout, name: str, spec: ObjectStoreSpec) -> Sent | None:
     path.unlink(missing_ok=True)
     from mirror.publish.bucket import Bucket  # boto3 takes long to import
 
-    sent = _bring(Bucket(spec), _read(layout.tree / name, spec.url))
+    sent = _bring(Bucket(spec), _read(layout.tree / name, spec.url), begin)
     write_atomically(path, note)
     return sent
 
@@ -110,10 +113,13 @@ def _files(tree: Path) -> Iterator[Path]:
         yield from (Path(folder, name) for name in sorted(names) if not name.endswith(TEMPORARY))
 
 
-def _bring(bucket: Bucket, tree: _Tree) -> Sent:
+def _bring(bucket: Bucket, tree: _Tree, begin: Callable[[int, int], None] | None) -> Sent:
     bucket.sweep()
     there = bucket.listing()
     missing = [content for content in tree.contents if _differs(content, there.get(content.key))]
+    size = sum(content.size for content in missing)
+    if begin:
+        begin(len(missing), size)
     bucket.upload(missing)
     changed = [page for page in tree.pages if _differs(page, there.get(page.key))]
     gone = there.keys() - tree.keys
@@ -124,12 +130,7 @@ def _bring(bucket: Bucket, tree: _Tree) -> Sent:
     surplus = gone - _named(old)
     bucket.remove(filter(is_page, surplus))
     bucket.remove(key for key in surplus if not is_page(key))
-    return Sent(
-        files=len(missing),
-        size=sum(content.size for content in missing),
-        pages=len(changed),
-        deleted=len(surplus),
-    )
+    return Sent(files=len(missing), size=size, pages=len(changed), deleted=len(surplus))
 
 
 def _is_json(key: str) -> bool:

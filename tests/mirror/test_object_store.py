@@ -342,7 +342,7 @@ def test_a_refresh_publishes_there_too_and_a_run_without_changes_asks_nobody(
     project.lock(flask, click)
     ended = project.mirror("refresh")
     assert ended.returncode == 0, ended.stderr
-    assert f"s3://{target.spec.bucket}: 4 files" in " ".join(ended.stderr.split())
+    assert f"s3://{target.spec.bucket}: sending 4 files" in " ".join(ended.stderr.split())
     assert installed("uv", f"{target.public}/simple/", tmp_path / "site", "flask") == {"flask.py", "click.py"}
     elsewhere = table(target).replace(target.spec.endpoint or "", "http://127.0.0.1:1")
     note = (project.layout.root / object_store.NOTE).read_text()
