@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from enum import StrEnum
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,6 +28,7 @@ from imagegen.spec import DebianBase, ImageSpec, find_image, load_images
 from mirror import config as configuration
 from mirror.config import Config
 from mirror.console import human_size, human_time, plural, print_json, print_table, say
+from mirror.options import ConfigOption, JsonOption, VersionOption
 from mirror.store import write_atomically
 
 app = typer.Typer(
@@ -45,9 +45,6 @@ NameArgument = Annotated[
         help="An image of lockstock.toml, as in \\[images.NAME].", metavar="NAME", show_default=False
     ),
 ]
-ConfigOption = Annotated[
-    Path, typer.Option("--config", "-c", help="The configuration to use.", metavar="FILE", show_default=True)
-]
 SignKeyOption = Annotated[
     Path | None,
     typer.Option(
@@ -58,7 +55,6 @@ SignKeyOption = Annotated[
         show_default=False,
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the report as JSON on stdout.")]
 
 
 PlatformOption = Annotated[
@@ -79,19 +75,8 @@ class Engine(StrEnum):
     DOCKER = "docker"
 
 
-def print_version(wanted: bool) -> None:
-    """Print the version and end."""
-    if wanted:
-        typer.echo(f"lockstock {version('lockstock')}")
-        raise typer.Exit
-
-
 @app.callback()
-def main(
-    show_version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", callback=print_version, is_eager=True)
-    ] = False,
-) -> None:
+def main(show_version: VersionOption = False) -> None:
     """Build dev images that hold the locked dependencies, and prove that they work without a network."""
 
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from imagegen.cli import ConfigOption, JsonOption
 from imagegen.live import live
 from mirror import config as configuration
 from mirror.console import human_size, plural, print_json, say
+from mirror.options import ConfigOption, JsonOption
 
 if TYPE_CHECKING:
     from imagegen.lockbase import Locked

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from imagegen.cli import ConfigOption, JsonOption
 from imagegen.direct import direct_engine
 from mirror import config as configuration
 from mirror.console import human_size, plural, print_json, print_table, printable, say
+from mirror.options import ConfigOption, JsonOption
 
 if TYPE_CHECKING:  # they bring cryptography, which takes long to import
     from imagegen.attestation import Artifact

@@ -9,7 +9,7 @@ import typer
 
 from imagegen import build as building
 from imagegen.build import LATEST
-from imagegen.cli import ConfigOption, NameArgument, load_image
+from imagegen.cli import NameArgument, load_image
 from imagegen.consumers import Consumer, Use
 from imagegen.consumers import render as render_for
 from imagegen.errors import NotBuiltError
@@ -20,6 +20,7 @@ from imagegen.spec import ImageSpec
 from mirror import config as configuration
 from mirror.config import Config
 from mirror.console import human_size, plural, say
+from mirror.options import ConfigOption
 
 commands = typer.Typer()
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
-from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -25,6 +23,7 @@ from mirror.console import (
 from mirror.errors import PartialError
 from mirror.hooks import run_hooks
 from mirror.layout import Layout
+from mirror.options import ConfigOption, JsonOption, VersionOption
 from mirror.publish.deliver import deliver, index_url
 from mirror.runs import noted
 from mirror.snapshot import Snapshot
@@ -40,25 +39,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-ConfigOption = Annotated[
-    Path, typer.Option("--config", "-c", help="The configuration to use.", metavar="FILE", show_default=True)
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the report as JSON on stdout.")]
-
-
-def print_version(wanted: bool) -> None:
-    """Print the version and end."""
-    if wanted:
-        typer.echo(f"lockstock {version('lockstock')}")
-        raise typer.Exit
-
 
 @app.callback()
-def main(
-    show_version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", callback=print_version, is_eager=True)
-    ] = False,
-) -> None:
+def main(show_version: VersionOption = False) -> None:
     """Stock a private package mirror with exactly what lock-files name."""
 
 

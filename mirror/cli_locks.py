@@ -11,11 +11,11 @@ import typer
 from lockfiles.errors import ConfigError
 from lockfiles.target import Target
 from mirror import config as configuration
-from mirror.cli import ConfigOption, JsonOption
 from mirror.config import Config, LockSpec
 from mirror.console import plural, print_json, print_table, say
 from mirror.inputs import read_lock
 from mirror.layout import Layout
+from mirror.options import ConfigOption, JsonOption
 from mirror.snapshot import Snapshot
 from mirror.store import write_atomically
 

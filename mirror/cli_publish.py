@@ -5,10 +5,10 @@ from __future__ import annotations
 import typer
 
 from mirror import config as configuration
-from mirror.cli import ConfigOption
 from mirror.console import say
 from mirror.errors import StoreError
 from mirror.layout import Layout
+from mirror.options import ConfigOption
 
 commands = typer.Typer()
 

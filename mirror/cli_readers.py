@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from mirror import config as configuration
-from mirror.cli import ConfigOption, JsonOption
 from mirror.console import print_json, say
 from mirror.layout import Layout
+from mirror.options import ConfigOption, JsonOption
 
 reader = typer.Typer(name="reader", help="Who may read a private mirror.", no_args_is_help=True)
 

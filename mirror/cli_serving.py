@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mirror import config as configuration
-from mirror.cli import ConfigOption, JsonOption
 from mirror.console import human_size, human_time, plural, print_json, print_table, printable, say
 from mirror.errors import UnhealthyError
 from mirror.layout import Layout
+from mirror.options import ConfigOption, JsonOption
 from mirror.publish.deliver import index_url
 from mirror.store import write_atomically
 

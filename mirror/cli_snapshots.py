@@ -17,10 +17,10 @@ import typer
 
 from mirror import config as configuration
 from mirror import history
-from mirror.cli import ConfigOption, JsonOption
 from mirror.console import download_progress, human_size, plural, print_json, printable, say
 from mirror.errors import DamageError
 from mirror.layout import Layout
+from mirror.options import ConfigOption, JsonOption
 
 if TYPE_CHECKING:
     from mirror.diff import Change

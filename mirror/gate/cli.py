@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mirror import config as configuration
-from mirror.cli import ConfigOption, JsonOption
 from mirror.console import human_size, plural, print_json, print_table, say
+from mirror.options import ConfigOption, JsonOption
 
 if TYPE_CHECKING:
     from mirror.config import Config

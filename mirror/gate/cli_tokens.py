@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from mirror import config as configuration
-from mirror.cli import ConfigOption, JsonOption
 from mirror.console import print_json, print_table, say
+from mirror.options import ConfigOption, JsonOption
 
 token = typer.Typer(name="token", help="Tokens of tasks, for a gate on TCP.", no_args_is_help=True)
 
