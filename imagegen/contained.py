@@ -84,6 +84,8 @@ def environment(policy: Policy) -> dict[str, str]:
         variables |= {"PIP_INDEX_URL": f"{_GATE}/simple/", "UV_DEFAULT_INDEX": f"{_GATE}/simple/"}
         # What the image sets for a sandbox without any way out.
         variables |= {"NPM_CONFIG_REGISTRY": f"{_GATE}/npm/", "NPM_CONFIG_OFFLINE": "false"}
+        # Locks that name the registry they were made with are installed from the mirror all the same.
+        variables |= {"NPM_CONFIG_REPLACE_REGISTRY_HOST": "always"}
         variables |= {"PIP_NO_INDEX": "0", "UV_NO_CONFIG": "1", "UV_PYTHON_DOWNLOADS": "never"}
     return variables
 

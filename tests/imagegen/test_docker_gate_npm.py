@@ -36,7 +36,7 @@ project = "."
 @pytest.fixture
 def stocked(project: Project, cache: Path) -> StockedProject:
     """A project whose mirror holds two npm packages, and whose registry does not answer any more."""
-    files = [make_tarball("main", dependencies={"@scope/lib": "2.1.0"}), make_tarball("@scope/lib", "2.1.0")]
+    files = tarballs()
     with NpmRegistry() as registry:
         registry.tarballs = files
         write_web(project.folder / "web", files)
@@ -46,6 +46,10 @@ def stocked(project: Project, cache: Path) -> StockedProject:
     made = StockedProject(project.folder)
     made.share_bases(cache / "bases")
     return made
+
+
+def tarballs() -> list[Tarball]:
+    return [make_tarball("main", dependencies={"@scope/lib": "2.1.0"}), make_tarball("@scope/lib", "2.1.0")]
 
 
 def write_web(folder: Path, files: list[Tarball]) -> None:
@@ -72,6 +76,8 @@ def test_npm_through_the_task_s_socket(
             "&& mkdir /tmp/new && cd /tmp/new && npm init -y >/dev/null && npm install main "
             "&& ! npm install left-pad && ! npm install --registry=https://other.example/ thing"
         )
+        lock = package_lock(tarballs(), "https://registry.example")  # as most locks are written
+        (stocked.folder / "web" / "package-lock.json").write_text(lock)
         capfd.readouterr()
         ended = inside(stocked, engine, script)
         told = capfd.readouterr()

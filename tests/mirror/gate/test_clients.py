@@ -161,6 +161,28 @@ async def test_npm(site: Site) -> None:
     assert site.records("missing")[-1]["package"] == "nothing-like-it"
 
 
+@pytest.mark.skipif(not shutil.which("npm"), reason="npm is not installed")
+async def test_npm_ci_of_a_lock_that_names_another_registry(site: Site) -> None:
+    site.write_npm()
+    registry = f"127.0.0.1:{site.port}/npm/"
+    (site.folder / ".npmrc").write_text(
+        f"registry=http://{registry}\n//{registry}:_authToken={site.token()}\n"
+    )
+    (site.folder / "package.json").write_text(
+        '{"name": "x", "version": "1.0.0", "dependencies": {"thing": "1.0.0"}}'
+    )
+    code, told = await site.call("npm", "install", "--package-lock-only", "--no-audit")
+    assert code == 0, told
+    lock = site.folder / "package-lock.json"
+    lock.write_text(lock.read_text().replace(f"http://{registry}", "https://registry.example/"))
+    assert "https://registry.example/thing/-/thing-1.0.0.tgz" in lock.read_text()
+    code, told = await site.call(
+        "npm", "ci", "--no-audit", "--fetch-retries=0", NPM_CONFIG_REPLACE_REGISTRY_HOST="always"
+    )
+    assert code == 0, told
+    assert (site.folder / "node_modules" / "thing" / "package.json").exists()
+
+
 async def test_a_narrowed_token_and_a_proxy_login(site: Site) -> None:
     token = site.token(caveat("operations", "tunnel"))
     url = f"http://127.0.0.1:{site.port}/simple/alpha/"
