@@ -74,7 +74,7 @@ def named(body: bytes) -> set[str]:
             urls = (version["dist"]["tarball"] for version in page["versions"].values())
             return {f"{npm.FOLDER}/{page['name']}/-/{unquote(url.rpartition('/')[2])}" for url in urls}
         return {unquote(file["url"]).removeprefix("../../") for file in page.get("files", ())}
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return set()
 
 
@@ -89,7 +89,7 @@ def widened(page: Page, old: bytes) -> bytes:
             return _wider_html(page.body.decode(), old.decode()).encode()
         new = json.loads(page.body)
         return json.dumps(_wider(new, json.loads(old)), separators=(",", ":"), sort_keys=True).encode()
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return page.body
 
 
