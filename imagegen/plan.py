@@ -21,8 +21,8 @@ REPOSITORY = "lockstock"
 WORKSPACE = "/workspace"
 HOME = "/opt/lockstock"
 UID = 1000
-# It reaps what a sandbox's programs leave behind, and passes signals on.
-INIT = ("/usr/bin/tini", "--")
+# It reaps what a sandbox's programs leave behind, also below an init of the engine, and passes signals on.
+INIT = ("/usr/bin/tini", "-s", "--")
 _UV_LOCK = "uv.lock"
 _DIGITS = 12
 

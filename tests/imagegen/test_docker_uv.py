@@ -159,5 +159,5 @@ def test_configuration_names_the_environment(image: Sandbox) -> None:
     config = image.engine.client.images.get(image.reference).attrs["Config"]
 
     assert "UV_PROJECT_ENVIRONMENT=/opt/lockstock/venv" in config["Env"]
-    assert config["Entrypoint"] == ["/usr/bin/tini", "--"]
+    assert config["Entrypoint"] == ["/usr/bin/tini", "-s", "--"]
     assert config["Cmd"] == ["/bin/bash"]
