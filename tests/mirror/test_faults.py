@@ -16,6 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from mirror.errors import UpstreamError
+from mirror.refresh import refresh
+from mirror.upstream import fetch as fetching
 from tests.index_server import Answer, IndexServer
 from tests.mirror.stocking import is_whole
 from tests.project import Project
@@ -165,14 +168,41 @@ def test_after_a_fault_all_goes_on(upstream: Upstream, fault: str) -> None:
     assert word in ended.stderr
     assert ended.stderr.count("error:") == 1
     assert "Traceback" not in ended.stderr
-    assert not list(project.layout.store.incoming.iterdir())
-    assert project.layout.snapshots.current_name() == served
-    assert is_whole(project.layout)
+    goes_on(upstream, served)
 
-    index.faults.clear()
-    report = project.refreshed()
+
+def goes_on(upstream: Upstream, served: str | None) -> None:
+    """See that the mirror is whole and serves what it did, and that the next run ends well."""
+    layout = upstream.project.layout
+    assert not list(layout.store.incoming.iterdir())
+    assert layout.snapshots.current_name() == served
+    assert is_whole(layout)
+
+    upstream.index.faults.clear()
+    report = upstream.project.refreshed()
     assert (report["artifacts"], report["changed"]) == (1, True)
-    assert is_whole(project.layout)
+    assert is_whole(layout)
+
+
+def test_after_a_file_that_hardly_comes(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process, where half a minute can be made shorter."""
+    project, wheel = upstream.project, upstream.new()
+    served = project.layout.snapshots.current_name()
+    monkeypatch.setattr(fetching, "STALL_SECONDS", 0.3)
+    for name, value in {**project.environment, "PIP_DEFAULT_TIMEOUT": "5"}.items():
+        monkeypatch.setenv(name, value)
+
+    def drip(answer: Answer) -> None:
+        body = answer.body or b""
+        answer.send(200, body[:1], length=len(body))
+        for byte in body[1:]:
+            time.sleep(0.05)
+            answer.handler.wfile.write(bytes([byte]))
+
+    upstream.index.faults[upstream.place(FILE, wheel)] = drip
+    with pytest.raises(UpstreamError, match="bytes came in"):
+        refresh(project.load(), begin=lambda _: lambda _: None, publish=lambda *_: None)
+    goes_on(upstream, served)
 
 
 def test_429_is_waited_for(upstream: Upstream) -> None:
