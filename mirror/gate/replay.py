@@ -14,6 +14,7 @@ from mirror.gate.policy import Allow, Credential, Pattern, Policy, Route, decide
 from mirror.gate.requests import Request, Way
 
 Record = Mapping[str, Any]
+_EXACT = 1e-9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,10 +176,17 @@ def _address_lines(grant: Allow | Route) -> list[str]:
 def _limit_lines(limits: Limits) -> list[str]:
     lines = []
     if limits.rate is not None:
-        # A rate is written per hour, where every rate that can be read is a whole number.
-        lines += [f'rate = "{round(limits.rate * 3600)}/h"', f"burst = {limits.burst}"]
+        lines += [f'rate = "{_rate(limits.rate)}"', f"burst = {limits.burst}"]
     lines += [f"sent = {limits.sent}"] if limits.sent is not None else []
     return lines + ([f"received = {limits.received}"] if limits.received is not None else [])
+
+
+def _rate(per_second: float) -> str:
+    """Write a rate in the shortest unit in which it is a whole number, as it was read in one."""
+    for unit, seconds in (("s", 1), ("m", 60)):
+        if abs(per_second * seconds - round(per_second * seconds)) < _EXACT:
+            return f"{round(per_second * seconds)}/{unit}"
+    return f"{round(per_second * 3600)}/h"
 
 
 def _credential_lines(credential: Credential | None) -> list[str]:

@@ -136,6 +136,12 @@ def test_toml_reads_as_the_same_policy() -> None:
     assert parse_policy("p.toml", to_toml(policy()), {}).digest == policy().digest
 
 
+@given(st.integers(1, 9_999_999), st.sampled_from("smh"))
+def test_every_rate_is_written_so_that_it_is_read_again(count: int, unit: str) -> None:
+    before = parse_policy("p.toml", f'[task]\nrate = "{count}/{unit}"', {})
+    assert parse_policy("p.toml", to_toml(before), {}).limits == before.limits
+
+
 @pytest.mark.parametrize("record", [{"event": "served"}, {"event": "decision", "stage": "outcome"}])
 def test_other_records_are_no_requests(record: dict[str, Any]) -> None:
     assert request_of(record) is None
