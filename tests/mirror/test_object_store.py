@@ -8,7 +8,8 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -26,10 +27,11 @@ from tests.index_server import IndexServer
 from tests.mirror.stocking import snapshot_of, stock
 from tests.mirror.test_devpi_kill import steps_until_killed
 from tests.npm_registry import make_tarball
-from tests.object_server import SECRET, ObjectServer
+from tests.object_server import KEY, SECRET, ObjectServer
 from tests.project import Project
 from tests.wheels import digest, make_wheel
 
+NUMBERS = count()
 JSON_TYPE = "application/vnd.pypi.simple.v1+json"
 
 
@@ -94,12 +96,10 @@ class Target:
 
 
 @pytest.fixture
-def target(
-    server: ObjectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> Target:
+def target(server: ObjectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Target:
     for key, value in server.environment.items():
         monkeypatch.setenv(key, value)
-    name = f"packages-{abs(hash(request.node.nodeid)) % 10**9}"
+    name = f"packages-{next(NUMBERS)}"
     public = server.bucket(name)
     spec = ObjectStoreSpec(bucket=name, prefix="team/stock", endpoint=server.endpoint)
     return Target(server, Layout(tmp_path / "mirror"), spec, public)
@@ -330,6 +330,22 @@ def test_refusals_are_told_without_secrets(
     assert not (target.layout.root / object_store.NOTE).exists()
 
 
+def test_a_profile_says_endpoint_and_credentials(
+    target: Target, flask: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    (tmp_path / "config").write_text(f"[profile mirror]\nendpoint_url = {target.spec.endpoint}\n")
+    keys = f"aws_access_key_id = {KEY}\naws_secret_access_key = {SECRET}\n"
+    (tmp_path / "credentials").write_text(f"[mirror]\n{keys}")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_PROFILE", "mirror")
+    target.spec = replace(target.spec, endpoint=None)
+    assert target.publish(flask)
+    assert target.shown() == {"flask": {flask.name}}
+
+
 def table(target: Target, url: str | None = None) -> str:
     more = f'url = "{url}"\n' if url else ""
     return f'[object_store]\nbucket = "{target.spec.bucket}"\nendpoint = "{target.spec.endpoint}"\n{more}'
@@ -357,6 +373,8 @@ def test_a_refresh_publishes_there_too_and_a_run_without_changes_asks_nobody(
     project.configure(more=table(target))
     assert project.refreshed()["changed"] is True
     assert httpx.get(f"{target.public}/simple/click/", trust_env=False).status_code == 404
+    assert project.mirror("rollback", "previous").returncode == 0
+    assert httpx.get(f"{target.public}/simple/click/", trust_env=False).status_code == 200
 
 
 def test_publish_mends_every_place_and_the_doctor_tells_when(
