@@ -24,7 +24,7 @@ from imagegen.nodemodules import posix
 from imagegen.plan import ImagePlan
 from imagegen.push import tags_of
 from imagegen.reference import Reference
-from imagegen.spec import DebianBase, ImageSpec, find_image, load_images
+from imagegen.spec import DockerBase, ImageSpec, find_image, load_images
 from mirror import config as configuration
 from mirror.config import Config
 from mirror.console import human_size, human_time, plural, print_json, print_table, say
@@ -248,7 +248,7 @@ def _verified(config: Config, spec: ImageSpec, progress: Progress) -> verifying.
     try:
         engine = DockerEngine()
     except EngineUnavailableError:
-        if not isinstance(spec.base, DebianBase):
+        if isinstance(spec.base, DockerBase):
             raise
         say("note: no Docker engine answers; bubblewrap runs the checks")
         return verifying.verify_unpacked(config, spec, progress)
