@@ -31,7 +31,7 @@ from mirror.gate.running import Door, home_of, open_gate
 from mirror.gate.server import Gate
 
 PORT = 3128
-_WATCH_SECONDS = 20
+_WATCH_SECONDS = 60
 _INSIDE = "/run/lockstock"
 _GATE = f"http://127.0.0.1:{PORT}"
 

@@ -18,6 +18,7 @@ _LABEL = "io.lockstock.watch"
 _DEVICE = "/dev/net/tun"
 # Leads to the watch, as every address does; of a range that no one has (RFC 5737).
 _NAME_SERVER = "192.0.2.53"
+_HOST = "sandbox"
 _IPV6 = {"net.ipv6.conf.all.disable_ipv6": "0"}
 _PROCESSES = 16
 _STOP_SECONDS = 10
@@ -84,6 +85,8 @@ class Watch:
                 labels={_LABEL: watched.owner},
                 network_mode="none",
                 dns=[_NAME_SERVER],
+                hostname=_HOST,
+                extra_hosts={_HOST: "127.0.0.1"},  # or a look-up of its own name would be an attempt
                 sysctls=dict(sysctls),
                 devices=[f"{_DEVICE}:{_DEVICE}:rwm"],
                 mounts=[

@@ -272,6 +272,21 @@ print(json.dumps(found))
 """
 
 
+OWN = """
+import socket
+assert socket.getfqdn() and socket.gethostbyname(socket.gethostname()) == "127.0.0.1"
+for host, family in (("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6)):
+    with socket.create_server((host, 0), family=family) as server:
+        socket.create_connection(("localhost", server.getsockname()[1])).close()
+"""
+
+
+def test_what_programs_do_by_themselves_is_no_attempt(sandbox: Sandbox) -> None:
+    """Test suites ask for their own name, and talk to themselves by IPv4 and IPv6."""
+    ended = contain(sandbox, "", "python3", "-c", OWN, task="own")
+    assert (ended.code, ended.report.blocked) == (0, ())
+
+
 @pytest.mark.parametrize("device", ["/dev/net/none", "/dev/null"])  # the engine refuses, or the watch fails
 def test_without_a_watch_there_is_no_way_either(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], device: str
