@@ -33,6 +33,7 @@ bench:  ## Measure against peers (minutes; needs the network)
 	$(PYTHON) -m benchmarks.serve
 	$(PYTHON) -m benchmarks.scale
 	$(PYTHON) -m benchmarks.build
+	$(PYTHON) -m benchmarks.bytecode
 	$(PYTHON) -m benchmarks.npm
 
 clean:  ## Remove the environment and the examples' mirrors
