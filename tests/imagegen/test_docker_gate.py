@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -257,6 +259,34 @@ def test_a_flood_past_the_gate_is_counted_and_fills_no_log(sandbox: Sandbox) -> 
     found = records(sandbox, ended, "flood")
     assert len(found) < 1500
     assert sum(one.times for one in ended.report.blocked) == 50_000
+
+
+ORPHANED = """
+import socket, time
+while "watch" in [name for _, name in socket.if_nameindex()]:
+    time.sleep(0.05)
+with socket.socket() as link:
+    raise SystemExit(link.connect_ex(("192.0.2.1", 443)))
+"""
+
+
+def test_a_watch_that_dies_takes_the_route_with_it(sandbox: Sandbox) -> None:
+    owner = owner_of(sandbox.project.config, "orphan")
+
+    def kill() -> None:
+        listed = sandbox.engine.client.containers.list
+        while not listed(filters={"label": f"io.lockstock.run={owner}"}):  # of those that run
+            time.sleep(0.05)
+        (watch,) = listed(filters={"label": f"io.lockstock.watch={owner}"})
+        watch.kill()
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    ended = contain(sandbox, "", "python3", "-c", ORPHANED, task="orphan")
+    killer.join()
+    assert ended.code == errno.ENETUNREACH
+    states = [record["state"] for record in records(sandbox, ended, "orphan") if record["event"] == "watch"]
+    assert states == ["on", "lost"]
 
 
 UNWATCHED = """
