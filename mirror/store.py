@@ -1,7 +1,7 @@
 """The content-addressed store: verified bytes, each once, under their sha256.
 
-Bytes are hashed while they stream into `incoming/` and renamed into place only when every digest
-and the size match; so a file under `sha256/` is whole, whenever the writer was killed.
+Bytes stream into `incoming/`, are hashed there and renamed into place only when every digest and
+the size match; so a file under `sha256/` is whole, whenever the writer was killed.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ class Expected:
 
 
 class Incoming:
-    """One file on its way in: counts and hashes what is written."""
+    """One file on its way in: counts what is written, and hashes it when it is whole."""
 
     def __init__(self, file: IO[bytes], expected: Expected) -> None:
         self._file = file
@@ -153,18 +153,27 @@ class Incoming:
         """Forget what came so far: the upstream sends the file from its beginning again."""
         self._file.seek(0)
         self._file.truncate()
-        named = (*self.expected.digests, *self.expected.any_of)
-        self._hashes = {name: hashlib.new(name) for name in {"sha256", *(d.algorithm for d in named)}}
+        self._found: dict[str, Digest] = {}
         self.received = 0
 
     @property
     def sha256(self) -> str:
         """The sha256 of what was received so far."""
-        return self._hashes["sha256"].hexdigest()
+        return self._digests()["sha256"].value
 
     def found(self) -> set[Digest]:
         """Give the digests of what was received so far."""
-        return {Digest(name, running.hexdigest()) for name, running in self._hashes.items()}
+        return set(self._digests().values())
+
+    def _digests(self) -> dict[str, Digest]:
+        """Read the file back, once: hashed while they come, bytes would hold up those of other files."""
+        if not self._found:
+            self._file.flush()
+            named = (*self.expected.digests, *self.expected.any_of)
+            for name in {"sha256", *(digest.algorithm for digest in named)}:
+                with self.path.open("rb") as file:
+                    self._found[name] = Digest(name, hashlib.file_digest(file, name).hexdigest())
+        return self._found
 
     def write(self, chunk: bytes) -> None:
         """Take the next bytes. Raises OversizedError as soon as there are too many."""
@@ -176,8 +185,7 @@ class Incoming:
                 where=self.expected.label,
                 hint="it is broken or hostile; `max_file_size` in lockstock.toml allows larger files",
             )
-        for running in self._hashes.values():
-            running.update(chunk)
+        self._found = {}
         self._file.write(chunk)
 
     def sync(self) -> None:
@@ -187,13 +195,14 @@ class Incoming:
 
     def check(self) -> None:
         """Compare with what was promised. Raises TruncatedError or DigestMismatchError."""
-        expected, found = self.expected, self.found()
+        expected = self.expected
         if expected.size is not None and self.received != expected.size:
             raise TruncatedError(
                 f"{self.received} of {expected.size} bytes came",
                 where=expected.label,
                 hint="run the refresh again",
             )
+        found = self.found()
         for digest in expected.digests:
             if digest not in found:
                 raise self._mismatch(str(digest))

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -28,6 +28,8 @@ from mirror.upstream.fetch import get, local_path
 from mirror.upstream.session import Upstream
 from mirror.upstream.settings import is_pinned, is_remote, redact
 from mirror.upstream.simple import ACCEPT, Wanted, file_version, parse_page
+
+_FIELDS = tuple(field.name for field in fields(Artifact))
 
 FilesOf = Callable[[Package, Upstream], Awaitable[tuple[Artifact, ...]]]
 
@@ -66,7 +68,7 @@ class LocatedFiles:
     def put(self, package: Package, files: Sequence[Artifact]) -> None:
         """Keep an answer, without credentials. One that holds for a time, as signed URLs do, is not kept."""
         if all(file.digests and file.url and not urlsplit(file.url).query for file in files):
-            items = [{**asdict(file), "url": redact(file.url or "")} for file in files]
+            items = [_remembered(file) for file in files]
             write_atomically(self._path(package), json.dumps(items).encode(), lasting=False)
 
     def forget(self, package: Package) -> bool:
@@ -82,6 +84,13 @@ class LocatedFiles:
         parts = [package.ecosystem, package.name, str(package.version), *locked, *pins]
         key = hashlib.sha256("\n".join(parts).encode()).hexdigest()
         return self._folder / key[:2] / f"{key[2:32]}.json"
+
+
+def _remembered(file: Artifact) -> dict[str, object]:
+    """Give a file as it is written down; `asdict`, which copies deeply, takes ten times as long."""
+    digests = [{"algorithm": digest.algorithm, "value": digest.value} for digest in file.digests]
+    plain = {name: getattr(file, name) for name in _FIELDS}
+    return {**plain, "digests": digests, "url": redact(file.url or "")}
 
 
 async def locate(
