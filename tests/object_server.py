@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -124,7 +126,9 @@ class ObjectServer:
         program = Path(sys.executable).with_name(f"swift-{kind}-server")
         log = (self.root / f"{kind}.log").open("wb")
         with log:
-            self._processes.append(subprocess.Popen([program, file, "-v"], stdout=log, stderr=log))
+            self._processes.append(
+                subprocess.Popen([program, file, "-v"], stdout=log, stderr=log, preexec_fn=_end_with_parent)
+            )
 
     def _wait(self) -> None:
         deadline = time.monotonic() + 60
@@ -137,6 +141,14 @@ class ObjectServer:
                 time.sleep(0.1)
             else:
                 return
+
+
+_libc = ctypes.CDLL(None)
+
+
+def _end_with_parent() -> None:
+    """Leave no server behind when the tests are killed."""
+    _libc.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def _free_ports(count: int) -> list[int]:
