@@ -202,6 +202,31 @@ def clean() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "UV_"))}
 
 
+def install(client: str, layout: Layout, target: Path, *requirements: str) -> str:
+    """Install with a real client, which must go well, and give what it says."""
+    command = {
+        "pip": [sys.executable, "-m", "pip", "install", "--isolated", "--no-cache-dir", "-q"],
+        "uv": [str(Path(sys.executable).with_name("uv")), "pip", "install", "--no-config", "--no-cache"],
+    }[client]
+    command += [f"--index-url={current(layout).as_uri()}/simple/", f"--target={target}", *requirements]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=clean())
+    assert ended.returncode == 0, ended.stderr
+    return ended.stderr
+
+
+@pytest.mark.parametrize("client", ["pip", "uv"])
+def test_real_clients_install_what_was_yanked_where_it_is_pinned_and_say_why(
+    layout: Layout, click: Path, tmp_path: Path, client: str
+) -> None:
+    hold(layout, click)
+    yanked = replace(stocked(click), yanked="wrong <files>", upload_time="2026-01-02T03:04:05Z")
+    name = layout.snapshots.add(snapshot_of([yanked]))
+    simple.publish(layout, name, layout.snapshots.load(name))
+    said = install(client, layout, tmp_path / "target", "click==1.0")
+    assert "wrong <files>" in said
+    assert (tmp_path / "target" / "click.py").exists()
+
+
 @pytest.mark.parametrize("client", ["pip", "uv"])
 def test_real_clients_install_from_the_folder(
     layout: Layout, flask: Path, click: Path, tmp_path: Path, client: str
@@ -210,12 +235,5 @@ def test_real_clients_install_from_the_folder(
     local = make_wheel(flask.parent, "torchlike", "2.0+cpu")
     publish(layout, flask, click, local)
     target = tmp_path / "target"
-    command = {
-        "pip": [sys.executable, "-m", "pip", "install", "--isolated", "--no-cache-dir", "-q"],
-        "uv": [str(Path(sys.executable).with_name("uv")), "pip", "install", "--no-config", "--no-cache"],
-    }[client]
-    index = f"{current(layout).as_uri()}/simple/"
-    command += [f"--index-url={index}", f"--target={target}", "flask", "torchlike==2.0+cpu"]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=clean())
-    assert ended.returncode == 0, ended.stderr
+    install(client, layout, target, "flask", "torchlike==2.0+cpu")
     assert {path.name for path in target.glob("*.py")} == {"flask.py", "click.py", "torchlike.py"}
