@@ -21,7 +21,7 @@ _URI = re.compile(r"'[^']*' (?P<file>\S+) (?P<size>\d+) SHA256:(?P<sha256>[0-9a-
 _CREDENTIALS = re.compile(r"//[^/@\s]+@")
 # How this host reaches its archives (proxies, certificates, time-outs), but not what it fetches from them.
 _REACH = re.compile(r"Acquire::(?!IndexTargets|Languages|GzipIndexes|Allow)\S+ ")
-_LIMIT = 1800
+_LIMIT = 3600
 
 
 class AptRoot:
@@ -57,17 +57,24 @@ class AptRoot:
         self._apt("update", "-qq", "--error-on=any")
 
     def _apt(self, *words: str, folder: Path | None = None) -> str:
-        ended = subprocess.run(
-            ["apt-get", *words],
-            cwd=folder or self._folder,
-            env={**os.environ, "APT_CONFIG": str(self._folder / "apt.conf"), "LC_ALL": "C.UTF-8"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_LIMIT,
-            check=False,
-        )
+        try:
+            ended = subprocess.run(
+                ["apt-get", *words],
+                cwd=folder or self._folder,
+                env={**os.environ, "APT_CONFIG": str(self._folder / "apt.conf"), "LC_ALL": "C.UTF-8"},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=_LIMIT,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise BaseError(
+                f"apt was not done after {_LIMIT} s",
+                where=self._where,
+                hint="check the network and its proxies",
+            ) from error
         if ended.returncode:
             raise BaseError(
                 f"apt: {_reason(ended.stderr)}",
