@@ -220,6 +220,7 @@ def _assemble(
     config: Config, spec: ImageSpec, engine: DirectEngine, draft: Draft, progress: Progress
 ) -> Image:
     from imagegen.evidence import attest  # its libraries take long to import, and most builds change nothing
+    from imagegen.licences import CACHE, known_licences
 
     tarball, image = draft.tarball, draft.image
     if tarball is None:
@@ -235,7 +236,9 @@ def _assemble(
     building.check_base(_facts(root), draft.plan, draft.target)
     locked = locked_base(config, spec.base) if isinstance(spec.base, DebianBase) else None
     debs = locked.debs if locked else ()
-    evidence = partial(attest, draft.plan, draft.snapshot, Layout(config.root).store.path, debs)
+    files = (*draft.plan.stock, *draft.plan.npm)
+    licences = known_licences(files, Layout(config.root).store.path, config.root / "cache" / CACHE)
+    evidence = partial(attest, draft.plan, draft.snapshot, licences, debs)
     return engine.build(draft.plan, draft.target, tarball, root, progress, evidence, image)
 
 

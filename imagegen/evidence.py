@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from packageurl import PackageURL
@@ -13,7 +13,7 @@ from packaging.utils import parse_wheel_filename
 from imagegen import debslock, dpkg, provenance, sbom
 from imagegen.contents import Contents
 from imagegen.debslock import Deb
-from imagegen.licences import licences_of, of_metadata
+from imagegen.licences import Licence, of_metadata
 from imagegen.oci import Image
 from imagegen.plan import ImagePlan
 from imagegen.referrers import Referrer, make_referrer
@@ -28,17 +28,17 @@ from mirror.snapshot import Snapshot, Stocked, covers
 def attest(
     plan: ImagePlan,
     snapshot: Snapshot,
-    stored: Callable[[str], Path],
+    licences: Mapping[str, tuple[Licence, ...]],
     debs: Iterable[Deb],
     image: Image,
     contents: Contents,
 ) -> tuple[Referrer, ...]:
     """Give the evidence of an image that was made of a plan, unsigned. Equal input, equal bytes.
 
-    `stored` says where a file with a sha256 lies; `debs` are the packages of the base as debs.lock
+    `licences` are those of files by their sha256; `debs` are the packages of the base as debs.lock
     has them, none where nothing is locked.
     """
-    packages = (*_stocked(plan, snapshot, stored, contents), *_seeds(contents), *_debian(debs, contents))
+    packages = (*_stocked(plan, snapshot, licences, contents), *_seeds(contents), *_debian(debs, contents))
     bill = sbom.bill(plan, image.digest, packages)
     origin = provenance.provenance(plan, snapshot, image.digest, packages)
     return (
@@ -48,7 +48,10 @@ def attest(
 
 
 def _stocked(
-    plan: ImagePlan, snapshot: Snapshot, stored: Callable[[str], Path], contents: Contents
+    plan: ImagePlan,
+    snapshot: Snapshot,
+    licences: Mapping[str, tuple[Licence, ...]],
+    contents: Contents,
 ) -> Iterator[Package]:
     asked = _asked(plan, snapshot)
     for file in (*plan.stock, *plan.npm):
@@ -59,7 +62,7 @@ def _stocked(
             filename=file.filename,
             sha256=file.sha256,
             locks=asked.get(file.sha256, ()),
-            licences=licences_of(stored(file.sha256), file),
+            licences=licences.get(file.sha256, ()),
         )
 
 

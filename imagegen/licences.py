@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,11 @@ from lockfiles.errors import LockstockError
 from lockfiles.model import Ecosystem
 from mirror.publish import metadata
 from mirror.snapshot import Stocked
+from mirror.store import write_atomically
 from mirror.tarball import read_manifest
+
+CACHE = "licences-1.json"
+"""The name of what is kept; the number changes when the same file is read in another way."""
 
 _PREFIX = "License :: "
 _LONGEST = 200
@@ -25,6 +30,34 @@ class Licence:
 
     text: str
     is_expression: bool = False
+
+
+def known_licences(
+    files: Iterable[Stocked], stored: Callable[[str], Path], cache: Path
+) -> Mapping[str, tuple[Licence, ...]]:
+    """Give the licences of files by their sha256; `stored` says where one with that lies.
+
+    What was read once is kept in `cache`, which may be deleted at any time: of npm's tarballs, all has
+    to be decompressed.
+    """
+    known = _cached(cache)
+    fresh = {
+        file.sha256: licences_of(path, file)
+        for file in files
+        if file.sha256 not in known and (path := stored(file.sha256)).is_file()
+    }
+    if fresh:
+        plain = {sha256: [asdict(one) for one in found] for sha256, found in (known | fresh).items()}
+        write_atomically(cache, json.dumps(plain, sort_keys=True).encode())
+    return known | fresh
+
+
+def _cached(cache: Path) -> dict[str, tuple[Licence, ...]]:
+    try:
+        content = json.loads(cache.read_bytes()).items()
+        return {str(sha256): tuple(Licence(**one) for one in found) for sha256, found in content}
+    except (FileNotFoundError, ValueError, AttributeError, TypeError):
+        return {}
 
 
 def licences_of(path: Path, file: Stocked) -> tuple[Licence, ...]:

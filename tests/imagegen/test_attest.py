@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,7 +31,7 @@ DPKG = File(
 )
 
 
-def stated(debs: tuple[Deb, ...], folder: Path) -> tuple[ImagePlan, Image, dict[str, Any], dict[str, Any]]:
+def stated(debs: tuple[Deb, ...] = ()) -> tuple[ImagePlan, Image, dict[str, Any], dict[str, Any]]:
     """The plan, the image, its bill's components by purl, and its provenance."""
     plan = make_plan(SPEC, SNAPSHOT, TARGET, BASE, templates="t")
     image = make_image(plan, [Layer(digest="sha256:1", diff_id="sha256:2", size=1)], "amd64")
@@ -42,7 +41,7 @@ def stated(debs: tuple[Deb, ...], folder: Path) -> tuple[ImagePlan, Image, dict[
     contents = Contents(
         root=root, base="sha256:base", files={ALPHA.sha256: "sha256:l1", SCOPED.sha256: "sha256:l2"}, seeds={}
     )
-    bill, origin = attest(plan, SNAPSHOT, folder.joinpath, debs, image, contents)
+    bill, origin = attest(plan, SNAPSHOT, {}, debs, image, contents)
     components = {one["purl"]: one for one in json.loads(bill.blob)["components"]}
     return plan, image, components, json.loads(origin.blob)
 
@@ -51,8 +50,8 @@ def properties(component: dict[str, Any]) -> list[tuple[str, str]]:
     return sorted((one["name"].removeprefix("lockstock:"), one["value"]) for one in component["properties"])
 
 
-def test_npm_in_a_scope(tmp_path: Path) -> None:
-    found = stated((), tmp_path)[2]["pkg:npm/%40of/types@1.0"]
+def test_npm_in_a_scope() -> None:
+    found = stated()[2]["pkg:npm/%40of/types@1.0"]
 
     assert (found["group"], found["name"]) == ("@of", "types")
     assert found["hashes"][0]["content"] == SCOPED.sha256
@@ -60,15 +59,15 @@ def test_npm_in_a_scope(tmp_path: Path) -> None:
     assert ("lock", "web") in properties(found)
 
 
-def test_every_lock_that_asked_is_told(tmp_path: Path) -> None:
-    found = properties(stated((), tmp_path)[2]["pkg:pypi/alpha@1.0"])
+def test_every_lock_that_asked_is_told() -> None:
+    found = properties(stated()[2]["pkg:pypi/alpha@1.0"])
 
     assert [value for name, value in found if name == "lock"] == ["app", "web"]
 
 
 @pytest.mark.parametrize("debs", [(), (DEB,)])
-def test_debian_packages_with_a_lock_and_without(tmp_path: Path, debs: tuple[Deb, ...]) -> None:
-    plan, image, components, origin = stated(debs, tmp_path)
+def test_debian_packages_with_a_lock_and_without(debs: tuple[Deb, ...]) -> None:
+    plan, image, components, origin = stated(debs)
 
     libc = components["pkg:deb/debian/libc6@1:2.36-9?arch=amd64&distro=bookworm"]
     assert ("layer", "sha256:base") in properties(libc)

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from imagegen.dpkg import DebianPackage, installed
-from imagegen.licences import Licence, licences_of, of_metadata
+from imagegen.licences import Licence, known_licences, licences_of, of_metadata
 from tests.imagegen.plans import artifact
+from tests.imagegen.stocked import stocked
+from tests.wheels import make_wheel
 
 MIT = "License :: OSI Approved :: MIT License"
 
@@ -65,6 +67,21 @@ def test_of_noise(tmp_path: Path, filename: str, ecosystem: str) -> None:
     (tmp_path / "file").write_bytes(b"noise")
 
     assert licences_of(tmp_path / "file", artifact(filename, "a", ecosystem)) == ()
+
+
+def test_what_was_read_once_is_kept(tmp_path: Path) -> None:
+    wheel = make_wheel(tmp_path, "alpha", "1.0", headers=("License-Expression: MIT",))
+    file, cache = stocked(wheel), tmp_path / "cache" / "licences.json"
+    wanted = {file.sha256: (Licence(text="MIT", is_expression=True),)}
+    assert known_licences([file], lambda _: tmp_path / "nosuch", cache) == {}
+    assert known_licences([file], lambda _: wheel, cache) == wanted
+    wheel.unlink()
+
+    assert known_licences([file], lambda _: wheel, cache) == wanted
+
+    for noise in ("{", "[]", '{"a": [1]}', '{"a": 1}'):
+        cache.write_text(noise)
+        assert known_licences([file], lambda _: wheel, cache) == {}
 
 
 def test_dpkg() -> None:
