@@ -5,7 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from imagegen.spec import DebianBase, DockerBase, ImageSpec, choose_target, find_image, load_images
+from imagegen.spec import (
+    DebianBase,
+    DockerBase,
+    ImageSpec,
+    OciBase,
+    RegistryBase,
+    choose_target,
+    find_image,
+    load_images,
+    machine_of,
+)
 from lockfiles.errors import ConfigError
 from lockfiles.target import Target
 from mirror import config as configuration
@@ -65,6 +75,23 @@ def test_defaults(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("text", "base"),
+    [
+        ("registry:r.example/a/b:1", RegistryBase(reference="r.example/a/b:1")),
+        (f"registry:r.example/a@sha256:{'0' * 64}", RegistryBase(reference=f"r.example/a@sha256:{'0' * 64}")),
+        ("oci:images", OciBase(path=Path("images"))),
+        ("oci:../images:1.0", OciBase(path=Path("../images"), tag="1.0")),
+        ("oci:/a:b/images", OciBase(path=Path("/a:b/images"))),
+    ],
+)
+def test_bases_that_are_images(tmp_path: Path, text: str, base: OciBase | RegistryBase) -> None:
+    found = find_image(load(tmp_path, f'[images.dev]\nbase = "{text}"\nlocks = ["app"]\n'), "dev").base
+
+    wanted = replace(base, path=tmp_path / base.path) if isinstance(base, OciBase) else base
+    assert found == wanted
+
+
 START = '[images.dev]\nlocks = ["app"]\n'
 DEBIAN = f'{START}base = "debian:bookworm"\n'
 FAULTS = {
@@ -93,6 +120,16 @@ FAULTS = {
     "a base of no kind": (f'{START}base = "bookworm"\n', 7, "images.dev.base: is not a base", "debian:SUITE"),
     "a base with an option": (f'{START}base = "docker:--pull x"\n', 7, "is not a base", "docker:REFERENCE"),
     "a suite that leads elsewhere": (f'{START}base = "debian:../x"\n', 7, "is not a base", ""),
+    "a registry without a host": (
+        f'{START}base = "registry:python:3"\n',
+        7,
+        "is not a base",
+        "registry:HOST/NAME",
+    ),
+    "a layout of nothing": (f'{START}base = "oci:"\n', 7, "is not a base", "oci:DIR:TAG"),
+    "a layout with a line end": (f'{START}base = "oci:a\\nb"\n', 7, "is not a base", ""),
+    "apt on a layout": (f'{START}base = "oci:x"\napt = ["less"]\n', 8, "only for debian: bases", ""),
+    "an unknown compression": (f'{DEBIAN}compression = "xz"\n', 8, "'xz' is none", "gzip, or zstd"),
     "apt on a docker base": (f'{START}base = "docker:x"\napt = ["less"]\n', 8, "only for debian: bases", ""),
     "a package that is an option": (
         f'{DEBIAN}apt = ["--x"]\n',
@@ -132,6 +169,14 @@ def test_faults_say_where(tmp_path: Path, text: str, line: int, reason: str, hin
     assert reason in caught.value.reason
     assert hint in caught.value.hint
     assert caught.value.exit_code == 3
+
+
+def test_a_platform_is_that_of_a_target(tmp_path: Path) -> None:
+    config = replace(load(tmp_path, DEBIAN), targets=(Target("3.11", "aarch64"), Target("3.11")))
+
+    assert machine_of(config, "linux/arm64") == "aarch64"
+    with pytest.raises(ConfigError, match="no configured target is for linux/riscv64"):
+        machine_of(config, "linux/riscv64")
 
 
 def test_an_unknown_image_names_the_known(tmp_path: Path) -> None:
