@@ -80,7 +80,11 @@ def nginx_command(folder: Path) -> list[str]:
     user = "user root;" if Path("/root").owner() == folder.owner() else ""
     config = folder / "nginx.conf"
     config.write_text(NGINX.format(folder=folder, tree=tree, port=NGINX_PORT, user=user))
-    return [shutil.which("nginx") or sys.exit("nginx is not installed"), "-c", str(config)]
+    return [
+        shutil.which("nginx") or sys.exit("nginx is not installed: apt-get install nginx-light"),
+        "-c",
+        str(config),
+    ]
 
 
 @contextmanager
