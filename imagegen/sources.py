@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from imagegen.referrers import Referrer
 from imagegen.registry import Repository
 
 _OCI = "oci:"
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
@@ -98,7 +100,8 @@ def read_manifest(source: Source, name: str, text: str) -> tuple[bytes, Mapping[
             content = {}
         if isinstance(content.get("layers"), list) and isinstance(content.get("config"), dict):
             return data, content
-        name = _of_this_machine(content)
+        if not (name := _of_this_machine(content)):
+            break
     raise PushError("it is no image that lockstock can read", where=text)
 
 
@@ -106,9 +109,14 @@ def _of_this_machine(index: Mapping[str, Any]) -> str:
     """Choose a manifest of an index: the one for this machine, or else the first."""
     entries = index.get("manifests")
     found = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    named = [entry for entry in found if _DIGEST.fullmatch(str(entry.get("digest")))]
     own = _ARCHITECTURES.get(platform.machine(), platform.machine())
-    fitting = [entry for entry in found if (entry.get("platform") or {}).get("architecture") == own]
-    return str((fitting or found or [{}])[0].get("digest", ""))
+    fitting = [entry for entry in named if own == _architecture(entry.get("platform"))]
+    return str((fitting or named or [{}])[0].get("digest", ""))
+
+
+def _architecture(stated: object) -> str:
+    return str(stated.get("architecture")) if isinstance(stated, dict) else ""
 
 
 def _in_folder(place: str) -> tuple[Source, str]:

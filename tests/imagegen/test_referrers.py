@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -136,6 +137,48 @@ class TestInspect:
             pytest.raises(NotBuiltError, match="there is no such image"),
         ):
             inspect(source, inner, "dev:nosuch")
+
+
+class TestSeveralPlatforms:
+    def look(self, made: Made, index: dict[str, Any]) -> str:
+        data = json.dumps(index).encode()
+        with Fake() as registry:
+            registry.answers["GET /v2/dev/manifests/latest"] = (200, {"Content-Type": INDEX_TYPE}, data)
+            own = made.image
+            registry.answers[f"GET /v2/dev/manifests/{own.digest}"] = (200, {}, own.manifest)
+            registry.answers[f"GET /v2/dev/blobs/{own.id}"] = (200, {}, own.config)
+            with opened(f"{registry.host}/dev", lambda: made.layout) as (source, inner):
+                return inspect(source, inner, "dev").digest
+
+    def test_that_of_this_machine(self, made: Made) -> None:
+        own = {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()]
+        entries = [
+            {"digest": f"sha256:{'0' * 64}", "platform": {"architecture": "s390x"}},
+            {"digest": made.image.digest, "platform": {"architecture": own}},
+        ]
+
+        assert self.look(made, {"manifests": entries}) == made.image.digest
+
+    def test_the_first_where_none_is(self, made: Made) -> None:
+        entries = [{"digest": made.image.digest, "platform": {"architecture": "s390x"}}]
+
+        assert self.look(made, {"manifests": entries}) == made.image.digest
+
+    @pytest.mark.parametrize(
+        "index",
+        [{}, {"manifests": []}, {"manifests": [1, {"platform": 1}]}, {"manifests": "x"}, {"layers": 1}],
+    )
+    def test_an_index_that_leads_nowhere(self, made: Made, index: dict[str, Any]) -> None:
+        with pytest.raises((NotBuiltError, PushError)):
+            self.look(made, index)
+
+    def test_an_index_of_an_index(self, made: Made) -> None:
+        layout, inner = made.layout, b'{"manifests": [{"digest": "sha256:%b"}]}' % (b"0" * 64)
+        layout.blobs.joinpath(hashlib.sha256(inner).hexdigest()).write_bytes(inner)
+        outer = {"manifests": [{"digest": f"sha256:{hashlib.sha256(inner).hexdigest()}"}]}
+
+        with pytest.raises((NotBuiltError, PushError)):
+            self.look(made, outer)
 
 
 class Answering(BaseHTTPRequestHandler):
