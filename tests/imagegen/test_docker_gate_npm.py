@@ -1,8 +1,12 @@
-"""npm in a real container whose only way out is a gate: the mirror's registry through the task's socket."""
+"""npm in real containers, and the registry behind a gate: by the task's socket, and by TCP with a token."""
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -64,11 +68,58 @@ def inside(project: StockedProject, engine: DockerEngine, script: str) -> Ended:
     return run(project.config, spec, engine, load_policy("test-run"), NAME, ["sh", "-c", script])
 
 
-def test_npm_through_the_task_s_socket(
-    stocked: StockedProject, engine: DockerEngine, capfd: pytest.CaptureFixture[str]
+@contextmanager
+def listening(project: StockedProject, place: str) -> Iterator[None]:
+    """Run a gate that containers reach by TCP."""
+    command = [sys.executable, "-m", "mirror", "gate", "serve", "--policy", "test-run"]
+    with subprocess.Popen(
+        [*command, "--listen", place], cwd=project.folder, stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL, text=True,
+    ) as gate:  # fmt: skip
+        assert gate.stderr
+        line = gate.stderr.readline()
+        assert "open at" in line, line + gate.stderr.read()
+        try:
+            yield
+        finally:
+            gate.terminate()
+            gate.communicate(timeout=20)
+
+
+def by_token(project: StockedProject, engine: DockerEngine, port: int) -> None:
+    """Install in a container with a network, and with a token that npm sends as it does to any registry."""
+    mint = [sys.executable, "-m", "mirror", "token", "mint", "ci", "--operations", "mirror"]
+    token = subprocess.check_output(mint, cwd=project.folder, text=True).strip()
+    place = f"{engine.gateways()[0]}:{port}"
+    with listening(project, place):
+        registry = f"{place}/npm/"
+        script = (
+            "export NPM_CONFIG_CACHE=/tmp/empty NPM_CONFIG_OFFLINE=false HOME=/tmp && "
+            "mkdir /tmp/x && cd /tmp/x && "
+            f"npm init -y >/dev/null && export NPM_CONFIG_REGISTRY=http://{registry} && "
+            f"! npm install main 2>/dev/null && echo '//{registry}:_authToken={token}' > /tmp/.npmrc && "
+            "export NPM_CONFIG_USERCONFIG=/tmp/.npmrc && npm install --no-audit main && "
+            "test -d node_modules/@scope/lib"
+        )
+        engine.client.containers.run(
+            f"lockstock/{NAME}:latest", ["sh", "-c", script], network_mode="bridge", remove=True
+        )
+    log = project.folder / ".lockstock" / "gate" / "logs" / "gate.jsonl"
+    records = [json.loads(line) for line in log.read_text().splitlines()]
+    assert {r["package"] for r in records if "package" in r and r["event"] == "served"} == {
+        "main",
+        "@scope/lib",
+    }
+    assert {r["task"] for r in records if r["event"] == "served"} == {"ci"}
+    assert "token" in {r.get("kind") for r in records if r["event"] == "blocked"}
+
+
+def test_npm_through_a_gate(
+    stocked: StockedProject, engine: DockerEngine, free_port: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
     stocked.json("build", NAME, "--engine", "docker")
     try:
+        by_token(stocked, engine, free_port)
         # An empty cache: what the image has baked in may not help.
         script = (
             "export NPM_CONFIG_CACHE=/tmp/empty; cd /workspace/web && npm ci --no-audit --no-fund "
