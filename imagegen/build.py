@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from imagegen import bases, context
@@ -19,7 +19,8 @@ from imagegen.live import Progress
 from imagegen.lockbase import debs_store, locked_base
 from imagegen.nodeproject import read_projects, tell_of_scripts
 from imagegen.plan import REPOSITORY, Base, ImagePlan, make_plan
-from imagegen.spec import DebianBase, DockerBase, ImageSpec, RegistryBase, choose_target
+from imagegen.reference import Reference
+from imagegen.spec import DebianBase, DockerBase, ImageSpec, OciBase, RegistryBase, choose_target
 from lockfiles.target import Target
 from mirror.config import Config
 from mirror.inputs import outdated
@@ -79,6 +80,7 @@ def build(config: Config, spec: ImageSpec, engine: DockerEngine, progress: Progr
 
 def render(config: Config, spec: ImageSpec, folder: Path, progress: Progress) -> ImagePlan:
     """Write the context that `build` sends into a folder."""
+    _refuse_folder(spec)
     draft = make_draft(config, spec, None, progress)
     context.write_context(_entries(config, draft.plan), folder)
     return draft.plan
@@ -162,24 +164,32 @@ def _base(
 ) -> _Found:
     if isinstance(spec.base, DebianBase):
         return _debian(config, spec.base, target, progress)
-    pin = read_pins(config.file.parent).get(base_name(config, spec.base))
+    name = base_name(config, spec.base)
+    pin = read_pins(config.file.parent).get(name)
     if isinstance(spec.base, DockerBase):
         return _Found(base=_resolved(engine or DockerEngine(), spec.base.reference, pin, progress))
     if engine and isinstance(spec.base, RegistryBase):
-        return _Found(base=_resolved(engine, spec.base.reference, pin, progress))
+        found = _resolved(engine, spec.base.reference, pin, progress)
+        return _Found(base=replace(found, name=name))
     if engine:
+        _refuse_folder(spec)
+    image = bring_base(spec.base, pin, target.oci_platform, config.root / "bases" / IMAGES, progress)
+    place = str(Reference.parse_pinned(spec.base.reference)) if isinstance(spec.base, RegistryBase) else name
+    return _Found(
+        base=Base(name=name, reference=f"{place}@{image.digest}", digest=image.digest),
+        tarball=image.tarball,
+        image=image,
+    )
+
+
+def _refuse_folder(spec: ImageSpec) -> None:
+    """Raise BuildError where a Dockerfile would have to begin with a folder."""
+    if isinstance(spec.base, OciBase):
         raise BuildError(
             "the Docker engine cannot build on a folder",
             where=str(spec.base),
             hint="use --engine oci, or load the image into the engine and write docker:REFERENCE",
         )
-    image = bring_base(spec.base, pin, target.oci_platform, config.root / "bases" / IMAGES, progress)
-    name = base_name(config, spec.base)
-    return _Found(
-        base=Base(name=name, reference=f"{name}@{image.digest}", digest=image.digest),
-        tarball=image.tarball,
-        image=image,
-    )
 
 
 def _resolved(engine: DockerEngine, reference: str, pin: str | None, progress: Progress) -> Base:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from tests.wheels import make_wheel
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -118,3 +120,19 @@ class BaseLayout:
         """Write an index of images and give its descriptor."""
         data = json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": descriptors}).encode()
         return {"mediaType": INDEX, **self.blob(data)}
+
+    def push(self, host: str, name: str, tag: str) -> None:
+        """Bring the image of that tag to a registry without TLS."""
+        root = f"http://{host}/v2/{name}"
+        entry = next(e for e in self.entries if e["annotations"]["org.opencontainers.image.ref.name"] == tag)
+        manifest = self.read(entry["digest"])
+        for part in (json.loads(manifest)["config"], *json.loads(manifest)["layers"]):
+            place = httpx.post(f"{root}/blobs/uploads/").headers["Location"]
+            sent = httpx.put(place, params={**httpx.URL(place).params, "digest": part["digest"]},
+                             content=self.read(part["digest"]))  # fmt: skip
+            assert sent.status_code == 201, sent.text
+        headers = {"Content-Type": entry["mediaType"]}
+        assert httpx.put(f"{root}/manifests/{tag}", content=manifest, headers=headers).status_code == 201
+
+    def read(self, digest: str) -> bytes:
+        return (self.folder / "blobs" / "sha256" / digest.removeprefix("sha256:")).read_bytes()

@@ -9,6 +9,7 @@ import pytest
 from imagegen.engines.docker import DockerEngine
 from tests.imagegen.conftest import NAME, Sandbox, remove_images
 from tests.imagegen.stocked import StockedProject
+from tests.imagegen.test_push import Registry
 from tests.wheels import make_wheel
 
 pytestmark = [pytest.mark.docker, pytest.mark.network, pytest.mark.root]
@@ -62,3 +63,31 @@ def test_one_that_is_not_understood_is_left_to_the_engine(engine: DockerEngine, 
     assert "the base is not understood: it is no Debian system with Python" in alone.stderr
     assert "building with the Docker engine" in either.stderr
     assert either.returncode == 45  # for that one finds no Python in it either
+
+
+def test_a_registry_gives_it_to_both_engines(
+    sandbox: Sandbox, engine: DockerEngine, tmp_path: Path, free_port: int
+) -> None:
+    base = engine.client.images.get(
+        sandbox.project.json("build", NAME, "--engine", "docker")["base"]["reference"]
+    )
+    project = StockedProject(tmp_path / "project")
+    project.stock({"app": [make_wheel(tmp_path / "up", "gamma", "1.0")]})
+    with Registry(tmp_path, free_port) as registry:
+        name = f"{registry.host}/pytest-base"
+        base.tag(name, "1")
+        pushed = list(engine.client.images.push(name, "1", stream=True, decode=True))
+        project.configure(IMAGE.replace("docker:", "registry:").format(base=f"{name}:1"))
+        try:
+            ours = project.json("build", OTHER, "--engine", "oci", "-o", "oci:out")
+            theirs = project.json("build", OTHER, "--engine", "docker")
+            rendered = project.imagegen("render", OTHER, "-o", "context")
+        finally:
+            remove_images(engine, name)
+            remove_images(engine, f"lockstock/{OTHER}")
+
+    digest = next(event["aux"]["Digest"] for event in pushed if "aux" in event)
+    assert ours["base"] == {"name": f"registry:{name}:1", "reference": f"{name}@{digest}", "digest": digest}
+    assert (theirs["base"], theirs["reference"]) == (ours["base"], ours["reference"])
+    assert rendered.returncode == 0
+    assert f"FROM {name}@{digest}\n" in (project.folder / "context" / "Dockerfile").read_text()
