@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
+from tests.imagegen.registries import Registry
 from tests.imagegen.stocked import StockedProject
 from tests.imagegen.test_direct import NO_ENGINE, Layout, built, stocked
 from tests.imagegen.test_signing import ED25519, KEYS, written
@@ -270,6 +271,26 @@ class TestSigned:
 
             assert ended.returncode == 75, ended.stderr
             assert (project.layout.root / "oci/index.json").read_bytes() == before
+
+
+def test_pushed_signed_and_looked_at_where_it_went(
+    project: StockedProject, tmp_path: Path, free_port: int
+) -> None:
+    without_signatures(project)
+    written(project.folder, ED25519)
+    built(project)
+    with Registry(tmp_path, free_port) as registry:
+        reference = f"{registry.host}/team/dev"
+        pushed = project.json("push", NAME, reference, "--tag", "latest", "--sign-key", "key.pem")
+        there = project.json("inspect", f"{reference}:latest", "--verify-key", "pub.pem")
+        between = project.json("diff", NAME, pushed[0]["reference"])
+
+    here = project.json("inspect", NAME, "--verify-key", "pub.pem")
+    assert {**there, "reference": ""} == {**here, "reference": ""}
+    assert [one["verified"] for one in there["evidence"]].count(True) == 2
+    assert (between["fetch"], between["changes"]) == (0, [])
+    ended = project.imagegen("render", NAME, "--for", "compose")
+    assert pushed[0]["reference"] in ended.stdout
 
 
 class TestInspect:
