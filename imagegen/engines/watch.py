@@ -64,13 +64,13 @@ class Watch:
 
     def stop(self) -> None:
         """Let it tell what it still has to tell, and end it."""
-        with suppress(NotFound), faults(self._watched.image):
+        with faults(self._watched.image), suppress(NotFound):  # in this order: faults would make it another
             if self._container is not None:
                 self._container.stop(timeout=_STOP_SECONDS)
 
     def remove(self) -> None:
         """Remove it."""
-        with suppress(NotFound), faults(self._watched.image):
+        with faults(self._watched.image), suppress(NotFound):  # in this order: faults would make it another
             if self._container is not None:
                 self._container.remove(force=True, v=True)
         self._container = None

@@ -278,7 +278,7 @@ def test_a_watch_that_dies_takes_the_route_with_it(sandbox: Sandbox) -> None:
         while not listed(filters={"label": f"io.lockstock.run={owner}"}):  # of those that run
             time.sleep(0.05)
         (watch,) = listed(filters={"label": f"io.lockstock.watch={owner}"})
-        watch.kill()
+        watch.remove(force=True)  # so that there is nothing to stop or to remove any more
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
