@@ -372,6 +372,15 @@ class TestBuild:
         assert ended.returncode == 45
         assert reason in ended.stderr
 
+    def test_each_of_its_layers_counts(self, tmp_path: Path, base: BaseLayout) -> None:
+        wheel = make_wheel(tmp_path / "up", "alpha", "1.0")
+        made = project(tmp_path / "p", "oci:../base:1", wheel, more="layers = 4\n")
+
+        ended = ran(made, "build", "dev", "--engine", "oci")
+
+        assert ended.returncode == 60
+        assert "set `layers` of the image to 5 or more" in ended.stderr
+
     def test_a_registry_gives_it_and_then_nobody_is_asked(
         self, tmp_path: Path, base: BaseLayout, free_port: int
     ) -> None:

@@ -73,7 +73,12 @@ def copied(locked: Config, tmp_path: Path) -> Config:
     """The same project to be changed; its stock lies elsewhere, linked."""
     config = configured(tmp_path / "project")
     shutil.copyfile(locked.file.parent / "debs.lock", config.file.parent / "debs.lock")
-    shutil.copytree(debs_store(locked).root, debs_store(config).root, copy_function=os.link, symlinks=True)
+    shutil.copytree(
+        debs_store(locked).root,
+        debs_store(config).root,
+        copy_function=os.link,
+        ignore=shutil.ignore_patterns("incoming"),
+    )
     return config
 
 
