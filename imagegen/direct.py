@@ -25,8 +25,9 @@ from imagegen.errors import (
 from imagegen.export import archive_entries, engine_entries, write_archive, write_index, write_layout
 from imagegen.live import Progress
 from imagegen.lockbase import locked_base
-from imagegen.oci import Image, ImageIndex
+from imagegen.oci import Image
 from imagegen.plan import ImagePlan
+from imagegen.platforms import ImageIndex
 from imagegen.rootfs import RootFs, read_rootfs
 from imagegen.spec import DebianBase, ImageSpec, machine_of
 from mirror.config import Config

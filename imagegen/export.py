@@ -14,7 +14,8 @@ from pathlib import Path
 from imagegen.archive import Entry, Stream, tar_stream
 from imagegen.compression import plain
 from imagegen.errors import BuildError
-from imagegen.oci import LAYOUT_FILE, Image, ImageIndex, ImageLayout, digest_of, named_index
+from imagegen.oci import LAYOUT_FILE, Image, ImageLayout, digest_of, named_index
+from imagegen.platforms import ImageIndex
 from mirror.store import disk_errors, sync_folder
 
 _BLOBS = "blobs/sha256"
@@ -78,7 +79,7 @@ def write_index(whole: ImageIndex, layout: ImageLayout, names: Sequence[str], fo
         for image in whole.images:
             _copy(image, layout, target)
             target.add(image, (), layout.referrers(image.digest))
-        target.add_index(whole, names)
+        target.add_index(whole.manifest, names)
 
 
 @contextmanager

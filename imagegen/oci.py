@@ -64,33 +64,6 @@ class Image:
         return Subject(digest=self.digest, size=len(self.manifest))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageIndex:
-    """One image for several platforms: an index of their images, in the order of the platforms' names."""
-
-    images: tuple[Image, ...]
-
-    @property
-    def manifest(self) -> bytes:
-        """The index itself."""
-        described = [(image.architecture, _descriptor_of(image)) for image in self.images]
-        entries = [
-            {**entry, "platform": {"os": "linux", "architecture": architecture}}
-            for architecture, entry in sorted(described, key=lambda pair: pair[0])
-        ]
-        return _json({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": entries})
-
-    @property
-    def digest(self) -> str:
-        """The digest of the index, by which registries know it."""
-        return digest_of(self.manifest)
-
-    @property
-    def size(self) -> int:
-        """Bytes of all compressed layers; those that several have count once."""
-        return sum({layer.digest: layer.size for image in self.images for layer in image.layers}.values())
-
-
 def make_image(
     plan: ImagePlan, layers: Sequence[Layer], architecture: str, base: Mapping[str, Any] | None = None
 ) -> Image:
@@ -98,7 +71,7 @@ def make_image(
 
     `base` are the settings of a base image, which this one has too as far as it says nothing else.
     """
-    config = _json(_config(plan, layers, architecture, base or {}))
+    config = as_json(_config(plan, layers, architecture, base or {}))
     manifest = {
         "schemaVersion": 2,
         "mediaType": MANIFEST_TYPE,
@@ -106,7 +79,7 @@ def make_image(
         "layers": [_descriptor(layer) for layer in layers],
         "annotations": dict(plan.labels),
     }
-    return Image(manifest=_json(manifest), config=config, layers=tuple(layers))
+    return Image(manifest=as_json(manifest), config=config, layers=tuple(layers))
 
 
 def digest_of(data: bytes) -> str:
@@ -193,10 +166,11 @@ class ImageLayout:
         for blob in surplus.blobs:
             blob.unlink()
 
-    def add_index(self, whole: ImageIndex, names: Iterable[str]) -> None:
+    def add_index(self, manifest: bytes, names: Iterable[str]) -> None:
         """Add the index of images that are there under names."""
-        write_atomically(self.blob(whole.digest), whole.manifest)
-        entry = {"mediaType": INDEX_TYPE, "digest": whole.digest, "size": len(whole.manifest)}
+        digest = digest_of(manifest)
+        write_atomically(self.blob(digest), manifest)
+        entry = {"mediaType": INDEX_TYPE, "digest": digest, "size": len(manifest)}
         fresh = {name: {**entry, "annotations": {REFERENCE: name}} for name in names}
         self._write_index(self._listed() | fresh, self._artifacts())
 
@@ -295,7 +269,7 @@ class ImageLayout:
 def index(entries: Iterable[Mapping[str, Any]]) -> bytes:
     """Give an index of these descriptors: the images by name, then what refers to them."""
     ordered = sorted(entries, key=_place)
-    return _json({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": ordered})
+    return as_json({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": ordered})
 
 
 def _place(entry: Mapping[str, Any]) -> tuple[bool, str, str]:
@@ -303,12 +277,13 @@ def _place(entry: Mapping[str, Any]) -> tuple[bool, str, str]:
     return (not name, name, str(entry["digest"]))
 
 
-def _descriptor_of(image: Image) -> dict[str, Any]:
+def describe(image: Image) -> dict[str, Any]:
+    """Give what indexes list of an image."""
     return {"mediaType": MANIFEST_TYPE, "digest": image.digest, "size": len(image.manifest)}
 
 
 def _entry(image: Image, name: str) -> dict[str, Any]:
-    return {**_descriptor_of(image), "annotations": {REFERENCE: name}}
+    return {**describe(image), "annotations": {REFERENCE: name}}
 
 
 def named_index(image: Image, names: Iterable[str]) -> bytes:
@@ -353,5 +328,6 @@ def _descriptor(layer: Layer) -> dict[str, Any]:
     return {**found, "annotations": {UNPACKED: str(layer.unpacked)}} if layer.unpacked else found
 
 
-def _json(content: object) -> bytes:
+def as_json(content: object) -> bytes:
+    """Write JSON that is the same each time."""
     return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()

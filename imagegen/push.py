@@ -13,8 +13,9 @@ from pathlib import Path
 from imagegen.credentials import find_credentials
 from imagegen.errors import BadReferenceError
 from imagegen.live import Progress
-from imagegen.oci import INDEX_TYPE, Image, ImageIndex, ImageLayout, digest_of
+from imagegen.oci import INDEX_TYPE, Image, ImageLayout, digest_of
 from imagegen.plan import ImagePlan
+from imagegen.platforms import ImageIndex
 from imagegen.reference import Reference
 from imagegen.referrers import EMPTY, MANIFEST_TYPE
 from imagegen.registry import Repository
