@@ -197,7 +197,14 @@ def _resolved(engine: DockerEngine, reference: str, pin: str | None, progress: P
     if pin is None or found.digest == pin:
         return found
     repository = re.sub(r"(:[\w.-]+)?(@.*)?$", "", reference)
-    pinned = engine.resolve(f"{repository}@{pin}", progress)
+    try:
+        pinned = engine.resolve(f"{repository}@{pin}", progress)
+    except BaseError as error:
+        raise BaseError(
+            f"bases.lock pins it to {pin}, and {error.reason}",
+            where=error.where,
+            hint="run `imagegen lock-base` to take what its name stands for now",
+        ) from error
     return Base(name=found.name, reference=pinned.reference, digest=pin)
 
 

@@ -56,12 +56,17 @@ def test_one_that_is_not_understood_is_left_to_the_engine(engine: DockerEngine, 
     try:
         alone = project.imagegen("build", OTHER, "--engine", "oci")
         either = project.imagegen("build", OTHER)
+        pin = f'version = 1\n[base]\n"docker:{repository}:1" = "sha256:{"0" * 64}"\n'
+        (project.folder / "bases.lock").write_text(pin)
+        pinned = project.imagegen("build", OTHER)
     finally:
         remove_images(engine, repository)
 
     assert alone.returncode == 61
     assert "the base is not understood: it is no Debian system with Python" in alone.stderr
     assert "building with the Docker engine" in either.stderr
+    assert pinned.returncode == 41
+    assert f"bases.lock pins it to sha256:{'0' * 64}, and the engine cannot have it" in pinned.stderr
     assert either.returncode == 45  # for that one finds no Python in it either
 
 
