@@ -44,6 +44,6 @@ def read_pins(folder: Path) -> dict[str, str]:
 
 def write_pins(folder: Path, pins: Mapping[str, str]) -> None:
     """Write the digests, sorted by name."""
-    lines = [f'{json.dumps(name)} = "{digest}"\n' for name, digest in sorted(pins.items())]
+    lines = [f'{json.dumps(name, ensure_ascii=False)} = "{digest}"\n' for name, digest in sorted(pins.items())]
     text = f"{_HEAD}version = {_VERSION}\n\n[base]\n{''.join(lines)}"
     write_atomically(folder / NAME, text.encode())
