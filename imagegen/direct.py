@@ -36,8 +36,6 @@ from mirror.layout import Layout
 
 DOCKER = "docker"
 _KINDS = ("oci", "tar")
-# The first version of the Docker engine that loads layers in zstd.
-_ZSTD_SINCE = 23
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +82,6 @@ def build(
     mirror's own image layout in any case. Raises UnsupportedError where a plan needs a container.
     """
     started = time.monotonic()
-    _check_place(spec, output)
     signer, engine = _signer(spec), direct_engine(config, spec.compression)
     made = [_standing(config, spec, engine, machine, progress) for machine in _machines(config, platforms)]
     for one in made:
@@ -148,20 +145,6 @@ def _deliver_index(
 def direct_engine(config: Config, compression: Compression = Compression.GZIP) -> DirectEngine:
     """Give the engine that works in the folder of a mirror, and compresses new layers in this way."""
     return DirectEngine(config.root, Layout(config.root).store, compression)
-
-
-def _check_place(spec: ImageSpec, output: Output | None) -> None:
-    """Raise PlaceError, before anything is built, where the engine is asked for what it cannot load."""
-    if output and output.kind == DOCKER and spec.compression is Compression.ZSTD and not _takes_zstd():
-        raise PlaceError(
-            "this Docker engine cannot load layers that are compressed with zstd",
-            where=spec.name,
-            hint='use compression = "gzip", -o oci:DIR, or an engine of version 23 or newer',
-        )
-
-
-def _takes_zstd() -> bool:
-    return DockerEngine().version >= (_ZSTD_SINCE,)
 
 
 def find_all(
@@ -283,9 +266,6 @@ def _deliver(
     except EngineUnavailableError:
         if output:
             raise
-        return f"oci:{engine.layout.root}", image.size
-    if plan.compression is Compression.ZSTD and docker.version < (_ZSTD_SINCE,):
-        say("note: this Docker engine cannot load zstd; the image stays in the mirror's layout")
         return f"oci:{engine.layout.root}", image.size
     return DOCKER, _load(docker, engine, image, names, progress)
 

@@ -110,7 +110,7 @@ class SigningKeyError(LockstockError):
 
 
 class PlaceError(LockstockError):
-    """Where an image is to go cannot take it: it is for several platforms, or compressed in a newer way."""
+    """Where an image is to go cannot take it: it is for several platforms."""
 
     exit_code = 76
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -71,13 +70,6 @@ class DockerEngine:
                 hint="start one (systemctl start docker), install one (apt-get install docker.io), "
                 "join the group docker, or set DOCKER_HOST",
             ) from error
-
-    @property
-    def version(self) -> tuple[int, ...]:
-        """The engine's version, as far as it is numbers."""
-        with faults("version"):
-            text = str(self.client.version().get("Version", ""))
-        return tuple(int(part) for part in re.findall(r"\d+", text)[:3])
 
     def find(self, reference: str) -> BuiltImage | None:
         """Give the image of that name, if the engine has it."""
