@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from packaging.utils import canonicalize_name
 
@@ -191,8 +192,13 @@ def _labels(spec: ImageSpec, snapshot: Snapshot, target: Target, base: Base) -> 
     }
 
 
+def _deciding(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Leave out what an index says of a file, and changes, without changing the image."""
+    return {name: value for name, value in fields if name not in ("yanked", "upload_time")}
+
+
 def _digest(plan: ImagePlan, templates: str) -> str:
-    content = asdict(plan) | {"digest": templates}
+    content = asdict(plan, dict_factory=_deciding) | {"digest": templates}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -81,6 +81,13 @@ def test_what_verify_does_leaves_the_digest_alone(spec: ImageSpec) -> None:
     assert plan(spec=spec).digest == plan().digest
 
 
+def test_what_an_index_says_of_a_file_leaves_the_digest_alone() -> None:
+    said = replace(SNAPSHOT, artifacts=tuple(
+        replace(file, yanked="broken", upload_time="2026-01-01T00:00:00Z") for file in SNAPSHOT.artifacts
+    ))  # fmt: skip
+    assert plan(of=said).digest == plan().digest
+
+
 def test_a_lock_that_is_not_stocked_is_named() -> None:
     with pytest.raises(NotStockedError, match="holds lock 'gone' not at all") as caught:
         plan(spec=replace(SPEC, locks=("app", "gone")))
