@@ -295,6 +295,7 @@ def test_pushed_signed_and_looked_at_where_it_went(
 
 class TestInspect:
     def test_as_data(self, project: StockedProject) -> None:
+        without_signatures(project)
         report = built(project)
 
         found = project.json("inspect", NAME)
