@@ -13,7 +13,7 @@ demo:  ## Stock a mirror for an example, build its image, and check it without a
 
 image:  ## Build the container image of lockstock itself
 	@sh .ci/prepare demo
-	@$(PYTHON) container/build.py
+	@$(PYTHON) examples/lockstock/build.py
 
 test:  ## Run the linters and all tests
 	@sh .ci/prepare test
@@ -38,4 +38,4 @@ bench:  ## Measure against peers (minutes; needs the network)
 	$(PYTHON) -m benchmarks.serve
 
 clean:  ## Remove the environment and the examples' mirrors
-	rm -rf .venv examples/*/.lockstock container/.lockstock container/dist .coverage* .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv examples/*/.lockstock examples/*/dist .coverage* .mypy_cache .pytest_cache .ruff_cache

@@ -27,14 +27,14 @@ from tests.wheels import digest, make_wheel
 
 ROOT = Path(__file__).parent.parent.parent
 IMAGE = f"lockstock:{version('lockstock')}"
-SOURCES = ("mirror", "imagegen", "lockfiles", "templates", "container")
+SOURCES = ("mirror", "imagegen", "lockfiles", "templates", "examples/lockstock")
 USER = 10001
 
 
 def test_its_lock_has_what_pyproject_asks_for() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     asked = [*project["dependencies"], *project["optional-dependencies"]["s3"]]
-    text = (ROOT / "container" / "requirements.txt").read_text()
+    text = (ROOT / "examples" / "lockstock" / "requirements.txt").read_text()
     pins = {canonicalize_name(m[1]): m[2] for m in re.finditer(r"(?m)^([\w.-]+)==([\w.]+)", text)}
     for requirement in map(Requirement, asked):
         assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), requirement
@@ -48,9 +48,9 @@ def image(tmp_path_factory: pytest.TempPathFactory, cache: Path, engine: DockerE
         shutil.copytree(ROOT / name, root / name, ignore=left_out)
     for name in ("pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, root)
-    (root / "container" / ".lockstock").mkdir()
-    (root / "container" / ".lockstock" / "bases").symlink_to(cache / "bases")
-    command = [sys.executable, str(root / "container" / "build.py")]
+    (root / "examples" / "lockstock" / ".lockstock").mkdir()
+    (root / "examples" / "lockstock" / ".lockstock" / "bases").symlink_to(cache / "bases")
+    command = [sys.executable, str(root / "examples" / "lockstock" / "build.py")]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.strip() == IMAGE

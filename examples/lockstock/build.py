@@ -34,7 +34,7 @@ def wheel() -> Path:
     for old in DIST.glob("*.whl"):
         old.unlink()
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(DIST)]
-    subprocess.run([*command, str(HERE.parent)], check=True)
+    subprocess.run([*command, str(HERE.parents[1])], check=True)
     (built,) = DIST.glob("*.whl")
     return built
 
