@@ -276,6 +276,8 @@ def main() -> None:
                 project.write_context(kind, dockerfile, port)
             compare("cold, compiled", contestants(project, NAME, cold=True), rounds())
             compare("cold, not compiled", contestants(project, PLAIN, cold=True), rounds())
+            for contestant in contestants(project, NAME, cold=False):
+                run(*contestant.command)  # the last cold run was another image's
             compare("unchanged", contestants(project, NAME, cold=False), rounds())
             compare("one package bumped", bumps(project), rounds())
             travel(project, project.folder)
