@@ -44,6 +44,7 @@ def read_pins(folder: Path) -> dict[str, str]:
 
 def write_pins(folder: Path, pins: Mapping[str, str]) -> None:
     """Write the digests, sorted by name."""
-    lines = [f'{json.dumps(name, ensure_ascii=False)} = "{digest}"\n' for name, digest in sorted(pins.items())]
+    quoted = {json.dumps(name, ensure_ascii=False): digest for name, digest in sorted(pins.items())}
+    lines = [f'{name} = "{digest}"\n' for name, digest in quoted.items()]
     text = f"{_HEAD}version = {_VERSION}\n\n[base]\n{''.join(lines)}"
     write_atomically(folder / NAME, text.encode())
