@@ -25,7 +25,7 @@ from imagegen.errors import BuildError, WheelError
 from imagegen.live import Progress
 from imagegen.plan import ImagePlan
 from mirror.snapshot import Stocked
-from mirror.store import disk_errors
+from mirror.store import disk_errors, sync_folder, write_atomically
 
 _PROGRAM = "build_wheel.py"
 _PROVENANCE = "provenance.json"
@@ -88,7 +88,8 @@ class SdistBuilder:
     def forget_lost(self, held: Callable[[str], bool]) -> None:
         """Drop the wheels of sdists that are not stocked any more."""
         for record in self._folder.glob(f"*/{_PROVENANCE}"):
-            if not held(str(json.loads(record.read_bytes())["sdist"]["sha256"])):
+            sdist = _sdist_of(record)
+            if sdist is None or not held(sdist):
                 shutil.rmtree(record.parent)
 
     def _held(self, key: str) -> BuiltWheel | None:
@@ -99,7 +100,7 @@ class SdistBuilder:
             path = folder / known["filename"]
             if hashlib.sha256(path.read_bytes()).hexdigest() == known["sha256"]:
                 return BuiltWheel(path=path, sha256=known["sha256"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             pass
         shutil.rmtree(folder, ignore_errors=True)
         return None
@@ -121,8 +122,10 @@ class SdistBuilder:
                 described = {"filename": found.name, "sha256": sha256, "size": found.stat().st_size}
                 record = {**facts, "wheel": described, "builder": f"lockstock {version('lockstock')}"}
                 found.rename(fresh / found.name).chmod(0o444)
-                (fresh / _PROVENANCE).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+                text = json.dumps(record, indent=1, sort_keys=True) + "\n"
+                write_atomically(fresh / _PROVENANCE, text.encode())
                 fresh.rename(place)
+            sync_folder(self._folder)
         return BuiltWheel(path=place / found.name, sha256=sha256)
 
     def _run(self, sdist: Stocked, requirements: Sequence[Stocked], folder: Path) -> Path:
@@ -142,6 +145,14 @@ class SdistBuilder:
     def _tell(self, output: str) -> None:
         for line in [line.rstrip() for line in output.splitlines() if line.strip()][-_TAIL:]:
             self._progress.step(f"  │ {line}")
+
+
+def _sdist_of(record: Path) -> str | None:
+    """Give the sha256 of the sdist of a built wheel; None where its record is damaged."""
+    try:
+        return str(json.loads(record.read_bytes())["sdist"]["sha256"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def _facts(sdist: Stocked, plan: ImagePlan) -> dict[str, Any]:

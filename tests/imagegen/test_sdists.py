@@ -14,8 +14,11 @@ from typing import Any
 import pytest
 
 from imagegen.engines.oci import check_supported
+from imagegen.engines.root import BaseRoot
 from imagegen.errors import UnsupportedError
+from imagegen.live import Silent
 from imagegen.plan import make_plan
+from imagegen.sdists import SdistBuilder
 from lockfiles.target import Target
 from tests.imagegen.plans import BASE, SPEC, artifact, snapshot
 from tests.imagegen.stocked import StockedProject
@@ -207,6 +210,20 @@ def test_without_bubblewrap(tmp_path: Path, cache: Path, real_wheels: dict[str, 
     assert "bubblewrap is not installed" in ended.stderr
     assert auto.returncode == 40  # it goes on to ask the engine
     assert "building with the Docker engine" in auto.stderr
+
+
+@pytest.mark.parametrize("record", [b"", b"[]", b"{}", b"\xff", b'{"sdist": 1}', b"[" * 100_000])
+def test_a_damaged_record_is_that_of_a_lost_wheel(tmp_path: Path, record: bytes) -> None:
+    for name, content in (("damaged", record), ("whole", b'{"sdist": {"sha256": "a"}}')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "provenance.json").write_bytes(content)
+    root = BaseRoot(tmp_path / "base.tar", BASE.digest, tmp_path / "roots", Silent())
+
+    SdistBuilder(root, "python3", lambda _: tmp_path, tmp_path, Silent()).forget_lost(
+        lambda sha256: sha256 == "a"
+    )
+
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["whole"]
 
 
 def test_another_machine_is_refused_at_once() -> None:
