@@ -82,6 +82,7 @@ def test_no_file_gives_the_defaults_where_none_is_needed(tmp_path: Path) -> None
         (LOCK + "[object_store]\n", ["object_store", "'bucket' is missing"]),
         (LOCK + '[object_store]\nbucket = "../x"\n', ["object_store.bucket", "do not belong"]),
         (LOCK + '[object_store]\nbucket = "abc"\nprefix = "a/../b"\n', ["object_store.prefix"]),
+        (LOCK + f'[object_store]\nbucket = "abc"\nprefix = "{"a" * 5000}!"\n', ["object_store.prefix"]),
         (
             LOCK + '[object_store]\nbucket = "abc"\nendpoint = "https://me:hunter2@objects.example"\n',
             ["object_store.endpoint", "may not carry credentials"],
