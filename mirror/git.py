@@ -109,14 +109,23 @@ def fetch_commit(clones: Path, url: str, ref: str, schemes: Collection[str] = RE
 
 
 def _check(url: str, ref: str, schemes: Collection[str]) -> None:
-    """Refuse what git would take for an option, or for a program to run."""
-    known = _URL.fullmatch(url)
+    """Refuse what git would take for an option, or for a program to run, or for several lines."""
+    known = _URL.fullmatch(url) if _credentials_printable(url) else None
     if not known or (known["scheme"] or "ssh") not in schemes or ref.startswith("-") or not ref.isprintable():
         raise UpstreamError(
             "not a repository to fetch from",
             where=redact(url),
             hint=f"it must be one of: {', '.join(sorted(schemes))}",
         )
+
+
+def _credentials_printable(url: str) -> bool:
+    """Say whether user and password can go into an environment and into one line of a helper's answer."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    return all(unquote(part or "").isprintable() for part in (parts.username, parts.password))
 
 
 @contextmanager

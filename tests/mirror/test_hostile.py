@@ -54,6 +54,10 @@ def refused(project: Project, *codes: int) -> str:
         "-c",
         "https://",
         "ftp://git.example/x",
+        "https://u:%00b@git.example/x",
+        "https://u:b%0Aquit=1@git.example/x",
+        "https://u%0d@git.example/x",
+        "https://[git.example/x",
     ],
 )
 def test_no_program_is_run_by_the_url_of_a_repository(tmp_path: Path, url: str) -> None:
