@@ -99,20 +99,15 @@ def revoke(
     config: ConfigOption = configuration.DEFAULT_FILE,
 ) -> None:
     """Take no token of a task any more; gates that run hold to it at once."""
-    from mirror.gate.errors import LogError
     from mirror.gate.running import home_of
     from mirror.gate.tokenlog import token_log
     from mirror.gate.tokens import check_task
 
     home = home_of(configuration.load(config))
     check_task(task)
-    try:
-        with token_log(home) as log:
-            home.revoke(task)
-            log("revoke", task)
-    except LogError:
-        home.revoke(task)  # a log that fails keeps nobody's token alive
-        raise
+    home.revoke(task)  # first: a log or a key that cannot be used keeps nobody's token alive
+    with token_log(home) as log:
+        log("revoke", task)
     say(f"the tokens of task {task} are revoked")
 
 

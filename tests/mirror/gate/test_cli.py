@@ -255,6 +255,15 @@ def test_a_broken_log_stops_minting_and_no_revocation(project: Path) -> None:
     assert GateHome(project / ".lockstock" / "gate").revoked() == {"build-7"}
 
 
+def test_a_broken_key_of_the_log_stops_no_revocation(project: Path) -> None:
+    call("token", "mint", "build-7")
+    home = GateHome(project / ".lockstock" / "gate")
+    (home.root / "log.key").write_text("x")
+    with pytest.raises(LockstockError, match="key cannot be used"):
+        call("token", "revoke", "build-7")
+    assert home.revoked() == {"build-7"}
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
