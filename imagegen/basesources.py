@@ -109,10 +109,11 @@ def base_name(config: Config, base: AnyBase) -> str:
 
 
 def bring_base(
-    base: OciBase | RegistryBase, pin: str | None, platform: str, folder: Path, progress: Progress
+    base: OciBase | RegistryBase, name: str, pin: str | None, platform: str, folder: Path, progress: Progress
 ) -> BaseImage:
     """Give a base that is an image, for one platform in OCI's words; by its pin where it has one.
 
+    Its layers say in the image that they are of `name`, which is therefore that of `base_name`.
     Raises BaseError.
     """
     if isinstance(base, OciBase):
@@ -121,7 +122,7 @@ def bring_base(
     else:
         reference = Reference.parse_pinned(base.reference)
         source, tag = _registry(reference), reference.digest or reference.tag or _LATEST
-    return bring(Wanted(name=str(base), tag=pin or tag, platform=platform), lambda: source, folder, progress)
+    return bring(Wanted(name=name, tag=pin or tag, platform=platform), lambda: source, folder, progress)
 
 
 def export_base(

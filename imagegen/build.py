@@ -173,7 +173,7 @@ def _base(
         return _Found(base=replace(found, name=name))
     if engine:
         _refuse_folder(spec)
-    image = bring_base(spec.base, pin, target.oci_platform, config.root / "bases" / IMAGES, progress)
+    image = bring_base(spec.base, name, pin, target.oci_platform, config.root / "bases" / IMAGES, progress)
     place = str(Reference.parse_pinned(spec.base.reference)) if isinstance(spec.base, RegistryBase) else name
     return _Found(
         base=Base(name=name, reference=f"{place}@{image.digest}", digest=image.digest),

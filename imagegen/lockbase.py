@@ -85,7 +85,8 @@ def _pin(config: Config, spec: ImageSpec, progress: Progress) -> str:
     here = [target for target in config.targets if target.arch == platform.machine()]
     target = (here or list(config.targets))[0]
     folder = config.root / "bases" / IMAGES
-    return bring_base(spec.base, None, target.oci_platform, folder, progress).pin
+    name = base_name(config, spec.base)
+    return bring_base(spec.base, name, None, target.oci_platform, folder, progress).pin
 
 
 def debs_store(config: Config) -> Store:

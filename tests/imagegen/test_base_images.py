@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -133,7 +134,7 @@ def base(tmp_path: Path) -> BaseLayout:
 
 def brought(tmp_path: Path, layout: BaseLayout, tag: str = "", architecture: str = HERE) -> BaseImage:
     base = OciBase(path=layout.folder, tag=tag)
-    return bring_base(base, None, f"linux/{architecture}", tmp_path / "kept", Silent())
+    return bring_base(base, str(base), None, f"linux/{architecture}", tmp_path / "kept", Silent())
 
 
 class TestLayout:
@@ -327,6 +328,19 @@ class TestBuild:
         assert len(layout.config["rootfs"]["diff_ids"]) == len(layout.digests())
         assert built(made)["changed"] is False
 
+    def test_it_says_nothing_of_where_the_project_lies(self, tmp_path: Path, base: BaseLayout) -> None:
+        made = project(tmp_path / "p", "oci:../base:1", more="compile = false\n")
+        first = built(made)
+        for name in ("oci", "bases"):
+            shutil.rmtree(made.layout.root / name)
+
+        again = built(made, "-c", str(made.folder / "lockstock.toml"), "-o", "oci:out")
+
+        assert (again["changed"], again["manifest"]) == (True, first["manifest"])
+        config = Layout(made.folder / "out").config
+        assert {entry["comment"] for entry in config["history"][:2]} == {"oci:../base:1"}
+        assert str(tmp_path) not in json.dumps(config)
+
     def test_another_content_under_the_tag_is_another_image(self, tmp_path: Path, base: BaseLayout) -> None:
         made = project(tmp_path / "p", "oci:../base:1", more="compile = false\n")
         first = built(made)
@@ -403,7 +417,7 @@ class TestBuild:
         with Registry(tmp_path, free_port) as registry:
             reference = RegistryBase(reference=f"{registry.host}/none:1")
             with pytest.raises(BaseError, match="it has no 1"):
-                bring_base(reference, None, f"linux/{HERE}", tmp_path / "kept", Silent())
+                bring_base(reference, str(reference), None, f"linux/{HERE}", tmp_path / "kept", Silent())
 
 
 class TestPlatforms:
