@@ -45,7 +45,10 @@ def application(
         return path if await proxy.has(path) else None
 
     index = Index(layout.tree, beside if in_house else None)
-    app = web.Application(middlewares=[Readers(proxy).middleware()] if private else [])
+    readers = Readers(proxy) if private else None
+    app = web.Application(middlewares=[readers.middleware()] if readers else [])
+    if readers:
+        app.on_response_prepare.append(readers.keep_private)
     app.cleanup_ctx.append(proxy.run)
     app.add_routes([*index.routes(), *NpmRegistry(index).routes(), *Views(layout, index).routes()])
     app.router.add_route("*", "/{path:.*}", proxy.forward)

@@ -38,6 +38,12 @@ class Readers:
 
         return check
 
+    async def keep_private(self, _request: web.Request, response: web.StreamResponse) -> None:
+        """Keep an answer, devpi's too, out of the caches that several people share (RFC 9111, 5.2.2)."""
+        said = (part.strip() for part in response.headers.get("Cache-Control", "").split(","))
+        kept = [part for part in said if part and part.lower() not in ("public", "private")]
+        response.headers["Cache-Control"] = ", ".join(["private", *kept])
+
     async def _knows(self, request: web.Request) -> bool:
         sent = {name: request.headers[name] for name in _CREDENTIALS if name in request.headers}
         if not sent:

@@ -91,6 +91,16 @@ def test_a_reader_reads_everything_and_changes_nothing(private: Private) -> None
         assert answer.status_code in (401, 403), (method, path)
 
 
+def test_no_shared_cache_keeps_an_answer(private: Private) -> None:
+    for path in places(private):
+        answer = httpx.get(f"{private.url}{path}", auth=private.reader, trust_env=False)
+        policy = answer.headers["Cache-Control"].split(", ")
+        assert policy[0] == "private", path
+        assert "public" not in policy, path
+    assert "immutable" in httpx.head(f"{private.url}{places(private)[5]}", auth=private.reader,
+                                     trust_env=False).headers["Cache-Control"]  # fmt: skip
+
+
 @pytest.mark.parametrize("client", ["pip", "uv"])
 def test_clients_install_with_a_token_and_not_without(private: Private, tmp_path: Path, client: str) -> None:
     index = f"{private.url.replace('//', f'//ci:{private.token}@')}/simple/"
