@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import os
+import re
 import shutil
 import subprocess
+import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,9 +21,13 @@ from imagegen.plan import UID
 from mirror.store import disk_errors
 
 _PARTS = ("bin", "etc", "lib", "lib64", "sbin", "usr")
+# What is bound into boxes: bubblewrap would follow a link on this host.
+_BOUND = ("etc", "usr")
 _LINKS = ("bin", "lib", "lib64", "sbin")
 # Part of a root's name: raise it when more or other parts are unpacked.
-_FORM = "2"
+_FORM = "3"
+# How tar tells of a disk or quota that is full.
+_FULL = re.compile(r"No space left on device|Disk quota exceeded|File too large|Wrote only \d+ of")
 _LIMIT = 1800
 _TIMED_OUT = 124
 _KEPT = 256 * 1024
@@ -119,19 +127,52 @@ class BaseRoot:
             for leftover in self.path.parent.glob(f"{prefix}*"):
                 shutil.rmtree(leftover, ignore_errors=True)
             fresh = Path(tempfile.mkdtemp(prefix=prefix, dir=self.path.parent))
-            fresh.chmod(0o755)
-            words = ["tar", "-x", "--no-same-owner", "--no-same-permissions", "-C", str(fresh)]
-            parts = [f"./{part}" for part in _PARTS]
-            ended = subprocess.run(
-                [*words, "-f", str(self._tarball), *parts],
-                capture_output=True,
-                check=False,
-                text=True,
-                umask=_UMASK,
+            try:
+                fresh.chmod(0o755)
+                self._extract(fresh)
+                self._check(fresh, program)
+                fresh.rename(self.path)
+            finally:
+                shutil.rmtree(fresh, ignore_errors=True)
+
+    def _extract(self, fresh: Path) -> None:
+        words = ["tar", "-x", "--no-same-owner", "--no-same-permissions", "-C", str(fresh)]
+        ended = subprocess.run(
+            [*words, "-f", str(self._tarball), *self._parts()],
+            capture_output=True,
+            check=False,
+            text=True,
+            errors="replace",
+            env={**os.environ, "LC_ALL": "C.UTF-8"},
+            umask=_UMASK,
+        )
+        if _FULL.search(ended.stderr):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(fresh))
+        if ended.returncode:
+            raise BuildError(
+                f"the base cannot be unpacked: {ended.stderr.strip()[-300:]}", where=str(self._tarball)
             )
-            if not (fresh / program.lstrip("/")).exists():
-                raise BuildError(f"the base cannot be unpacked: {ended.stderr[-300:]}", where=str(fresh))
-            fresh.rename(self.path)
+
+    def _parts(self) -> list[str]:
+        """Give those of the parts that the base has: tar fails for one that it lacks."""
+        found: set[str] = set()
+        try:
+            with tarfile.open(self._tarball, "r:") as archive:
+                for member in archive:
+                    found.add(member.name.removeprefix("./").partition("/")[0])
+        except tarfile.TarError as error:
+            raise BuildError(f"the base cannot be unpacked: {error}", where=str(self._tarball)) from error
+        return [f"./{part}" for part in _PARTS if part in found]
+
+    def _check(self, fresh: Path, program: str) -> None:
+        """Refuse a base of whose folders the boxes would show what lies outside of it."""
+        for part in _BOUND:
+            if (fresh / part).is_symlink() or not (fresh / part).is_dir():
+                raise BuildError(
+                    f"the base has no folder /{part}, or a link in its place", where=str(self._tarball)
+                )
+        if not (fresh / program.lstrip("/")).exists():
+            raise BuildError(f"the base has no /{program.lstrip('/')}", where=str(self._tarball))
 
 
 def _run(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
