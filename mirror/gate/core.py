@@ -34,6 +34,7 @@ _STATUS = {
 }
 _REASON_LIMIT = 160
 _TARGET_LIMIT = 200
+_USES = 32  # of a task in a window, with their caveats: a sandbox can make as many tokens as it likes
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,7 @@ class Core:
         self._log = log
         self._meters: dict[str, Meter] = {}
         self._repeats: dict[str, Repeats] = {}
+        self._uses: dict[str, Repeats] = {}
         self._window: asyncio.TimerHandle | None = None
 
     def record(self, event: str, task: str, **fields: Any) -> None:
@@ -113,19 +115,29 @@ class Core:
 
     def record_denied(self, event: str, task: str, **fields: Any) -> None:
         """Write what was denied; what repeats itself becomes a sum. Raises Denied like `record`."""
+        self._record_bounded(self._repeats.setdefault(task, Repeats()), event, task, fields)
+
+    def record_use(self, who: Identity) -> None:
+        """Write that a token is used; of many of a task the rest is a sum. Raises Denied like `record`."""
+        repeats = self._uses.setdefault(who.task, Repeats(whole=_USES, sums=0))
+        fields = {"action": "use", "token": who.token, "caveats": list(who.caveats)}
+        self._record_bounded(repeats, "token", who.task, fields)
+
+    def _record_bounded(self, repeats: Repeats, event: str, task: str, fields: Mapping[str, Any]) -> None:
         if self._window is None:
             self._window = asyncio.get_running_loop().call_later(WINDOW, self.settle)
-        if self._repeats.setdefault(task, Repeats()).admit({"event": event, **fields}):
+        if repeats.admit({"event": event, **fields}):
             self.record(event, task, **fields)
 
     def settle(self) -> None:
-        """Write the sums of denials that repeated themselves, and begin a new window."""
+        """Write the sums of what repeated itself, and begin a new window."""
         if self._window is not None:
             self._window.cancel()
             self._window = None
-        repeats, self._repeats = self._repeats, {}
+        counted = (*self._repeats.items(), *self._uses.items())
+        self._repeats, self._uses = {}, {}
         with suppress(Denied):  # the log failed: the gate is closed by that
-            for task, found in repeats.items():
+            for task, found in counted:
                 for fields in found.drain():
                     self.record(task=task, **fields)
 

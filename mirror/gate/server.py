@@ -171,7 +171,7 @@ class Gate:
             if len(self._known) >= _KNOWN:
                 self._known.clear()  # they are written down again, then
             self._known.add(who)
-            self.core.record("token", who.task, action="use", token=who.token, caveats=list(who.caveats))
+            self.core.record_use(who)
         return Exchange(task=who.task, head=head, request=request, reader=reader, writer=writer)
 
     async def _serve(self, exchange: Exchange) -> bool:

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 
 from mirror.gate import core
 from mirror.gate.audit import verify
+from mirror.gate.core import Identity
+from mirror.gate.http1 import Head
 from mirror.gate.repeats import Repeats
 from mirror.gate.reports import OTHERS, blocked
 from tests.mirror.gate.harness import SIGNER, Running, running
@@ -67,6 +69,23 @@ async def test_a_log_does_not_grow_with_what_is_denied(tmp_path: Path) -> None:
     assert (found.target, found.times) == ("docs.example:443", 300)
     assert [r["event"] for r in records[-2:]] == ["decision", "stop"]
     assert records[-2]["times"] == 300 - (len(before) - 1)
+
+
+@pytest.mark.anyio
+async def test_a_log_does_not_grow_with_tokens_that_are_narrowed_again_and_again(tmp_path: Path) -> None:
+    def identify(head: Head, _: str) -> Identity:
+        return Identity("ci", "k/1", (f"expires = {head.get('x-number')}",))
+
+    async with running(tmp_path, "", identify=identify) as gate:
+        for number in range(100):
+            head = f"GET http://docs.example/ HTTP/1.1\r\nHost: docs.example\r\nX-Number: {number}\r\n\r\n"
+            await gate.send(head.encode())
+        assert len(gate.records("token")) == 32
+    records: list[dict[str, Any]] = []
+    verify(gate.log.path, SIGNER.verifier, each=records.append)
+    *whole, rest = [record for record in records if record["event"] == "token"]
+    assert [record["caveats"] for record in whole] == [[f"expires = {number}"] for number in range(32)]
+    assert (rest["action"], rest["task"], rest["times"]) == ("use", "ci", 68)
 
 
 @pytest.mark.anyio
