@@ -169,6 +169,9 @@ def _facts(sdist: Stocked, plan: ImagePlan) -> dict[str, Any]:
 
 
 def _only_wheel(sdist: Stocked, folder: Path) -> Path:
+    # The build could write where it lies: a link in its place leads to a folder of this host.
+    if folder.is_symlink() or not folder.is_dir():
+        raise WheelError("its build took away the folder for its wheel", where=sdist.filename)
     found = [path for path in folder.iterdir() if path.is_file() and not path.is_symlink()]
     try:
         (wheel,) = found

@@ -7,6 +7,7 @@ files belong to that user in it, root's too: what is tried there is what works, 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import tempfile
@@ -76,8 +77,20 @@ class Box:
             self._untar(self._root, ["-f", str(Path(name, "merged"))])
 
     def put(self, entries: Iterable[Entry], folder: str, *, uid: int) -> None:
-        """Copy files into a folder of the box."""
-        self._untar(self._root / folder.lstrip("/"), ["-f", "-"], b"".join(tar_stream(entries, uid=uid)))
+        """Copy files into a folder of the box. Raises BuildError where a link leads out of the box."""
+        place, listed = self._root / folder.lstrip("/"), list(entries)
+        for parent in {place, *((place / entry.path).parent for entry in listed)}:
+            self._check_inside(parent)
+        self._untar(place, ["-f", "-"], b"".join(tar_stream(listed, uid=uid)))
+
+    def _check_inside(self, folder: Path) -> None:
+        """Links of the image are followed on this host here: an absolute one leads out of the box."""
+        if not Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(self._root)):
+            raise BuildError(
+                f"a link of the image leads out of it in the place of /{folder.relative_to(self._root)}",
+                where=self._image.digest,
+                hint="use a base that has a folder there",
+            )
 
     def run(self, command: Sequence[str], *, limit: int) -> Ran:
         """Run a command as the image's user for at most `limit` seconds; stdout and stderr come as one."""
