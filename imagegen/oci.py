@@ -205,7 +205,7 @@ class ImageLayout:
             return None
         try:
             return self._read(str(entry["digest"]))
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
 
     def _read(self, digest: str) -> Image | None:
@@ -256,14 +256,20 @@ class ImageLayout:
         return found if (found.digest, found.blob_digest) == (digest, named) else None
 
     def _listed(self) -> dict[str, dict[str, Any]]:
-        named = ((entry.get("annotations") or {}, entry) for entry in self._index())
-        return {str(notes[REFERENCE]): entry for notes, entry in named if REFERENCE in notes}
+        named = ((entry.get("annotations"), entry) for entry in self._index())
+        return {
+            str(notes[REFERENCE]): entry
+            for notes, entry in named
+            if isinstance(notes, dict) and REFERENCE in notes
+        }
 
     def _index(self) -> list[dict[str, Any]]:
+        """Give the descriptors of the index; what is none is passed over."""
         try:
-            return list(json.loads((self.root / "index.json").read_bytes())["manifests"])
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            entries = list(json.loads((self.root / "index.json").read_bytes())["manifests"])
+        except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
             return []
+        return [e for e in entries if isinstance(e, dict) and isinstance(e.get("digest"), str)]
 
 
 def index(entries: Iterable[Mapping[str, Any]]) -> bytes:

@@ -93,7 +93,8 @@ def blob_digest(manifest: bytes, subject: str | None = None) -> str:
         about, blob = str(content["subject"]["digest"]), str(layer["digest"])
         if not isinstance(content["artifactType"], str) or about != (subject or about):
             raise ValueError("it is about something else")
-        dict(content.get("annotations") or {})
+        if not isinstance(content.get("annotations") or {}, dict):
+            raise ValueError("its annotations are no object")
     except (KeyError, TypeError, RecursionError) as error:
         raise ValueError("it is no artifact with one blob") from error
     if not _DIGEST.fullmatch(blob):

@@ -7,7 +7,8 @@ import json
 import re
 import ssl
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urljoin
@@ -37,6 +38,14 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _T = TypeVar("_T")
 _TIMEOUT = httpx.Timeout(60, connect=15)
 _ATTEMPTS = 5
+
+
+class _RetryError(Exception):
+    """An answer that may be another one soon."""
+
+
+# What may go wrong on the way to an answer; a hostile address or encoding is no transport error.
+_FAULTS = (httpx.RequestError, httpx.InvalidURL, _RetryError)
 
 
 class Repository:
@@ -111,9 +120,9 @@ class Repository:
                     answer = self._once("PATCH", place, content=piece, headers=headers)
                     _check(answer, (202,), place, str(self.reference))
                     place, sent = self._location(answer), sent + len(piece)
-                except (httpx.TransportError, _RetryError) as error:
+                except _FAULTS as error:
                     failures += 1
-                    if failures >= _ATTEMPTS:
+                    if failures >= _ATTEMPTS or _is_final(error):
                         raise self._unreachable(error) from error
                     self._pause(2**failures / 4)
                     place, sent = self._resume(place)
@@ -157,18 +166,31 @@ class Repository:
         return found
 
     def pieces(self, digest: str) -> Iterator[bytes]:
-        """Give the bytes of a blob as they come, unchecked. Raises PushError where it is not there."""
-        url = f"{self._root}{self._name}/blobs/{digest}"
-        try:
-            with self._client.stream(
-                "GET", url, headers=self._authorization, follow_redirects=True
-            ) as answer:
-                if answer.status_code != 200:
-                    answer.read()
-                _check(answer, (200,), url, str(self.reference))
-                yield from answer.iter_raw(_CHUNK)
-        except (httpx.TransportError, _RetryError) as error:
-            raise self._unreachable(error) from error
+        """Give the bytes of a blob as they come, unchecked; after a cut it goes on where that came.
+
+        Raises PushError where it is not there.
+        """
+        given = 0
+        for number in range(1, _ATTEMPTS + 1):
+            try:
+                for piece in self._pieces(f"{self._root}{self._name}/blobs/{digest}", given):
+                    given += len(piece)
+                    yield piece
+                return
+            except _FAULTS as error:
+                if number == _ATTEMPTS or _is_final(error):
+                    raise self._unreachable(error) from error
+                self._pause(2**number / 4)
+
+    def _pieces(self, url: str, start: int) -> Iterator[bytes]:
+        """Give what comes after `start`, also of a registry that knows no ranges."""
+        wanted = {"Range": f"bytes={start}-"} if start else {}
+        with self._opened(url, wanted) as answer:
+            _check(answer, (200, 206) if start else (200,), url, str(self.reference))
+            surplus = start if answer.status_code == 200 else 0
+            for piece in answer.iter_raw(_CHUNK):
+                yield piece[surplus:]
+                surplus = max(0, surplus - len(piece))
 
     def referrers(self, digest: str) -> tuple[Referrer, ...]:
         """Give the artifacts about a manifest that have one blob, sorted by digest."""
@@ -189,7 +211,7 @@ class Repository:
         try:
             entries = json.loads(self._read(path, _LARGEST_MANIFEST) or b"{}").get("manifests", [])
             return [entry for entry in entries if isinstance(entry, dict) and "digest" in entry]
-        except (ValueError, AttributeError, TypeError):
+        except (ValueError, AttributeError, TypeError, RecursionError):
             return []
 
     def _check_digest(self, data: bytes, digest: str) -> None:
@@ -201,16 +223,26 @@ class Repository:
         return self._retried(lambda: self._fetched(f"{self._root}{self._name}/{path}", limit))
 
     def _fetched(self, url: str, limit: int) -> bytes | None:
-        headers = {"Accept": ", ".join(_MANIFESTS), **self._authorization}
-        # A registry may keep its blobs elsewhere; httpx takes no credentials there.
-        with self._client.stream("GET", url, headers=headers, follow_redirects=True) as answer:
+        with self._opened(url, {"Accept": ", ".join(_MANIFESTS)}) as answer:
             if answer.status_code == 200:
                 return self._bounded(answer.iter_bytes(), limit)
-            answer.read()
-        if answer.status_code == 401 and not self._authorization and self._authorize(answer):
-            return self._fetched(url, limit)
-        _check(answer, (404,), url, str(self.reference))
-        return None
+            _check(answer, (404,), url, str(self.reference))
+            return None
+
+    @contextmanager
+    def _opened(self, url: str, headers: Mapping[str, str]) -> Iterator[httpx.Response]:
+        """Ask for what may be large, once more where the registry wants to know who asks: tokens expire."""
+        for is_last in (False, True):
+            # A registry may keep its blobs elsewhere; httpx takes no credentials there.
+            with self._client.stream(
+                "GET", url, headers={**headers, **self._authorization}, follow_redirects=True
+            ) as answer:
+                refused = answer.status_code == 401 and not answer.history
+                if is_last or not refused or not self._authorize(answer):
+                    if answer.status_code not in (200, 206):
+                        answer.read()
+                    yield answer
+                    return
 
     def _bounded(self, pieces: Iterable[bytes], limit: int) -> bytes:
         data = bytearray()
@@ -237,8 +269,12 @@ class Repository:
 
     def _location(self, answer: httpx.Response) -> str:
         """Give where an upload goes on; only the registry itself is followed there with credentials."""
-        place = urljoin(str(answer.url), str(answer.headers.get("Location", "")))
-        if httpx.URL(place).host != answer.url.host:
+        try:
+            place = urljoin(str(answer.url), str(answer.headers.get("Location", "")))
+            host = httpx.URL(place).host
+        except (ValueError, httpx.InvalidURL) as error:
+            raise PushError(f"it sends the upload nowhere: {error}", where=str(self.reference)) from error
+        if host != answer.url.host:
             raise PushError("it sends the upload to another host", where=str(self.reference))
         return place
 
@@ -258,8 +294,8 @@ class Repository:
         for number in range(1, _ATTEMPTS + 1):
             try:
                 return attempt()
-            except (httpx.TransportError, _RetryError) as error:
-                if number == _ATTEMPTS or (_speaks_no_tls(error) or _distrusts(error)):
+            except _FAULTS as error:
+                if number == _ATTEMPTS or _is_final(error):
                     raise self._unreachable(error) from error
                 self._pause(2**number / 4)
         raise AssertionError("unreachable")
@@ -295,15 +331,22 @@ class Repository:
         if not realm.startswith("https://") and not self.reference.is_loopback:
             raise PushError("its token service has no TLS", where=str(self.reference))
         scope = f"repository:{self._name}:{self._actions}"
-        answer = self._client.get(realm, params={**challenge, "scope": scope}, auth=basic)
+        try:
+            answer = self._client.get(realm, params={**challenge, "scope": scope}, auth=basic)
+        except httpx.InvalidURL as error:
+            raise PushError(
+                f"its token service has no address: {error}", where=str(self.reference)
+            ) from error
         if answer.status_code != 200:
             raise PushError(
                 f"its token service answers {answer.status_code}",
                 where=str(self.reference),
                 hint=f"run `docker login {self.reference.registry}`",
             )
-        content = answer.json()
-        return str(content.get("token") or content.get("access_token") or "")
+        try:
+            return _token_of(answer.json())
+        except (ValueError, RecursionError) as error:
+            raise PushError("its token service gives no token", where=str(self.reference)) from error
 
     def _unreachable(self, error: Exception) -> PushError:
         hint = "check the name and the network, then try again: what arrived is not sent twice"
@@ -313,10 +356,6 @@ class Repository:
                 "bundle in SSL_CERT_FILE"
             )
         return PushError(f"it cannot be reached: {error}", where=str(self.reference), hint=hint)
-
-
-class _RetryError(Exception):
-    """An answer that may be another one soon."""
 
 
 def _check(answer: httpx.Response, expect: tuple[int, ...], path: str, where: str) -> None:
@@ -333,8 +372,22 @@ def _check(answer: httpx.Response, expect: tuple[int, ...], path: str, where: st
 def _reason(answer: httpx.Response) -> str:
     try:
         return str(answer.json()["errors"][0]["message"])[:200]
-    except (ValueError, KeyError, IndexError, TypeError):
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError):
         return answer.reason_phrase
+
+
+def _token_of(content: object) -> str:
+    """Give the token in an answer. Raises ValueError where it is none that a header can hold."""
+    found = (content.get("token") or content.get("access_token")) if isinstance(content, dict) else None
+    if not (isinstance(found, str) and found.isascii() and found.isprintable()):
+        raise ValueError("no token")
+    return found
+
+
+def _is_final(error: Exception) -> bool:
+    """Say whether another attempt would end the same."""
+    passing = isinstance(error, httpx.TransportError | _RetryError)
+    return not passing or _speaks_no_tls(error) or _distrusts(error)
 
 
 def _speaks_no_tls(error: BaseException | None) -> bool:

@@ -16,7 +16,7 @@ import pytest
 from imagegen.attestation import signatures
 from imagegen.errors import NotBuiltError, PushError
 from imagegen.inspection import inspect
-from imagegen.oci import INDEX_TYPE
+from imagegen.oci import INDEX_TYPE, REFERENCE
 from imagegen.reference import Reference
 from imagegen.referrers import MANIFEST_TYPE, Referrer, fallback_tag, make_referrer
 from imagegen.registry import Repository
@@ -201,6 +201,9 @@ class Answering(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.answer()
 
+    def do_POST(self) -> None:
+        self.answer()
+
     def do_PUT(self) -> None:
         self.answer()
 
@@ -288,6 +291,36 @@ class TestLies:
         with Fake() as registry, registry.open() as repository:
             registry.answers[f"GET /v2/dev/referrers/{digest}"] = (200, {}, index)
             assert repository.referrers(digest) == ()
+
+    @pytest.mark.parametrize("notes", [[["a", "b"]], [1], "x", 1])
+    def test_notes_that_are_none(self, made: Made, notes: object) -> None:
+        one = make_referrer(made.image.subject, CYCLONEDX, b"{}", {})
+        manifest = json.dumps(json.loads(one.manifest) | {"annotations": notes}).encode()
+        digest = f"sha256:{hashlib.sha256(manifest).hexdigest()}"
+        blobs = {digest: manifest, one.blob_digest: one.blob}
+        for name, data in blobs.items():
+            made.layout.blob(name).write_bytes(data)
+        file = made.layout.root / "index.json"
+        index = json.loads(file.read_text())
+        index["manifests"].append({"digest": digest, "artifactType": CYCLONEDX})
+        file.write_text(json.dumps(index))
+
+        found = made.layout.referrers(made.image.digest)
+
+        assert digest not in {artifact.digest for artifact in found}
+        assert len(found) == 2
+
+    @pytest.mark.parametrize(
+        "entry", [1, "x", [], {}, {"digest": 1}, {"digest": "sha256:x", "annotations": [REFERENCE]}]
+    )
+    def test_an_entry_of_a_layout_that_is_none(self, made: Made, entry: object) -> None:
+        file = made.layout.root / "index.json"
+        index = json.loads(file.read_text())
+        file.write_text(json.dumps({"manifests": [entry, *index["manifests"]]}))
+
+        assert set(made.layout.names().values()) == {made.image.digest}
+        assert len(made.layout.referrers(made.image.digest)) == 2
+        made.layout.attach(())
 
     def test_an_artifact_about_something_else(self, made: Made) -> None:
         one = make_referrer(made.image.subject, CYCLONEDX, b"{}", {})
