@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import tempfile
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from imagegen.bases import alone
 from imagegen.compression import plain
 from imagegen.errors import BaseError
 from imagegen.layers import Layer, Layers
@@ -90,8 +92,10 @@ def bring(
         for layer in layers:
             held.layer(layer)
         if not tarball.exists():
-            progress.step(f"merging {len(layers)} layers of the base {wanted.name} (once)")
-            _merge(layers, held, tarball, wanted.name)
+            with alone(folder):
+                if not tarball.exists():  # another run may have merged them while this one waited
+                    progress.step(f"merging {len(layers)} layers of the base {wanted.name} (once)")
+                    _merge(layers, held, tarball, wanted.name)
     settings = config.get("config") or {}
     return BaseImage(
         pin=pin, digest=digest, settings=settings, layers=layers, blobs=held.blobs, tarball=tarball
@@ -121,16 +125,25 @@ class _Held:
 
     def document(self, digest: str, *, manifest: bool) -> dict[str, Any]:
         """Give a manifest or index, or a configuration."""
-        path = self.path(digest)
-        if not path.exists():
+        data = self._whole(digest)
+        if data is None:
             self._take(digest, LARGEST_DOCUMENT, manifest=manifest)
+            data = self.path(digest).read_bytes()
         try:
-            content = json.loads(path.read_bytes())
+            content = json.loads(data)
         except (ValueError, RecursionError):
             content = None
         if not isinstance(content, dict):
             raise BaseError(f"{digest} is not a JSON object", where=self._where)
         return content
+
+    def _whole(self, digest: str) -> bytes | None:
+        """Give a document that is held, unless it is not what its digest says any more."""
+        path = self.path(digest)
+        if not path.exists() or path.stat().st_size > LARGEST_DOCUMENT:
+            return None
+        data = path.read_bytes()
+        return data if f"sha256:{hashlib.sha256(data).hexdigest()}" == digest else None
 
     def layer(self, layer: Layer) -> None:
         """Have a layer, whole."""
@@ -159,6 +172,7 @@ class _Held:
                             hint="it is damaged or was tampered with: ask who runs its place",
                         )
                     file.flush()
+                    os.fsync(file.fileno())
                     Path(file.name).chmod(0o444)
                     Path(file.name).rename(self.path(digest))
                 finally:
@@ -225,6 +239,8 @@ def _merge(layers: Iterable[Layer], held: _Held, tarball: Path, where: str) -> N
         merged = Path(name, "merged")
         with merged.open("wb") as out:
             merge(plains, out, where)
+            out.flush()
+            os.fsync(out.fileno())
         merged.chmod(0o444)
         merged.rename(tarball)
     sync_folder(tarball.parent)
@@ -261,9 +277,9 @@ def _platform(described: object) -> str:
     """Give os/architecture. A variant says no more than what each 64-bit platform has."""
     if not isinstance(described, dict):
         return ""
-    os, architecture = described.get("os"), described.get("architecture")
-    known = isinstance(os, str) and isinstance(architecture, str) and os != "unknown"
-    return f"{os}/{architecture}" if known else ""
+    system, architecture = described.get("os"), described.get("architecture")
+    known = isinstance(system, str) and isinstance(architecture, str) and system != "unknown"
+    return f"{system}/{architecture}" if known else ""
 
 
 def _dicts(value: object) -> list[dict[str, Any]]:

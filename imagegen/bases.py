@@ -151,7 +151,10 @@ def alone(folder: Path) -> Iterator[int]:
         with (folder / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             for leftover in folder.glob("*.tmp"):
-                leftover.unlink(missing_ok=True)
+                if leftover.is_dir():
+                    shutil.rmtree(leftover, ignore_errors=True)
+                else:
+                    leftover.unlink(missing_ok=True)
             yield lock.fileno()
 
 
