@@ -16,7 +16,7 @@ commands = typer.Typer()
 @commands.command()
 def publish(config: ConfigOption = configuration.DEFAULT_FILE) -> None:
     """Look at every place where clients find packages, and mend what the served snapshot lacks there."""
-    from mirror.publish.deliver import deliver, forget
+    from mirror.publish.deliver import deliver
 
     loaded = configuration.load_mirror(config)
     layout = Layout(loaded.root)
@@ -24,6 +24,5 @@ def publish(config: ConfigOption = configuration.DEFAULT_FILE) -> None:
         name = layout.snapshots.current_name()
         if name is None:
             raise StoreError("nothing is stocked yet", where=str(loaded.root), hint="run `mirror refresh`")
-        forget(layout)
-        deliver(loaded, name, layout.snapshots.load(name))
+        deliver(loaded, name, layout.snapshots.load(name), mend=True)
     say(f"{name} is published")

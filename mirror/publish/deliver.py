@@ -11,15 +11,18 @@ from mirror.publish import devpi, devpi_accounts, devpi_server, simple
 from mirror.snapshot import Snapshot
 
 
-def deliver(config: Config, name: str, snapshot: Snapshot) -> None:
+def deliver(config: Config, name: str, snapshot: Snapshot, *, mend: bool = False) -> None:
     """Publish a snapshot, and see that clients get it.
 
-    The caller holds the mirror. Doing it again does nothing. Raises RegistryError, DiskFullError,
+    The caller holds the mirror. Doing it again does nothing, but that with `mend` it looks at what is
+    there, in place of the notes of the last time. Raises RegistryError, DiskFullError,
     ObjectStoreError; clients see what they saw before then, where it was not brought to yet.
     """
     layout = Layout(config.root)
+    if mend:
+        _forget(layout)
     published = devpi.publish(layout.devpi, name, snapshot, layout.store, config.in_house)
-    simple.publish(layout, name, snapshot, config.url)
+    simple.publish(layout, name, snapshot, config.url, mend=mend)
     withdraw(layout, {*layout.snapshots.names(), name})
     if published.changed:
         from mirror.publish.check import check_index  # its HTTP client takes long to import
@@ -47,8 +50,7 @@ def withdraw(layout: Layout, keep: Collection[str]) -> None:
     simple.prune(layout, keep)
 
 
-def forget(layout: Layout) -> None:
-    """Let the next delivery look at what is there, in place of the notes of the last one."""
+def _forget(layout: Layout) -> None:
     from mirror.publish import object_store
 
     devpi.forget(layout.devpi)

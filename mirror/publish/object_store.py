@@ -23,7 +23,7 @@ from mirror.layout import Layout
 from mirror.publish import npm
 from mirror.publish.links import TEMPORARY
 from mirror.publish.objects import Content, Page, is_page, named, pages_of, widened
-from mirror.publish.pages import JSON
+from mirror.publish.pages import JSON, METADATA
 from mirror.store import write_atomically
 
 if TYPE_CHECKING:
@@ -127,7 +127,8 @@ def _bring(bucket: Bucket, tree: _Tree, begin: Callable[[int, int], None] | None
     wide = [replace(page, body=widened(page, old[page.key])) if page.key in old else page for page in changed]
     bucket.write(wide)
     bucket.write(page for page, before in zip(changed, wide, strict=True) if page.body != before.body)
-    surplus = gone - _named(old)
+    # A file that the tree lost is still named by its pages: it stays until `mirror publish` mends the tree.
+    surplus = gone - _named(old) - _named({page.key: page.body for page in tree.pages})
     bucket.remove(filter(is_page, surplus))
     bucket.remove(key for key in surplus if not is_page(key))
     return Sent(files=len(missing), size=size, pages=len(changed), deleted=len(surplus))
@@ -156,4 +157,5 @@ def _differs(wanted: Content | Page, held: Held | None) -> bool:
 def _named(old: Mapping[str, bytes]) -> set[str]:
     """Give the files that clients, who read these pages right before, may go on to fetch."""
     pages: Iterable[bytes] = (body for key, body in old.items() if _is_json(key))
-    return {key for body in pages for key in named(body)}
+    files = {key for body in pages for key in named(body)}
+    return files | {f"{key}{METADATA}" for key in files}

@@ -12,6 +12,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Collection, Iterable
 from contextlib import suppress
+from filecmp import cmp
 from hashlib import sha256
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from mirror.layout import Layout
 from mirror.publish import npm, npm_tree
 from mirror.publish.links import place
 from mirror.publish.metadata import wheel_metadata
+from mirror.publish.objects import is_page
 from mirror.publish.pages import METADATA, file_path, pages
 from mirror.snapshot import Snapshot, Stocked
 from mirror.store import Store, disk_errors, sync_file_system, sync_folder
@@ -29,19 +31,24 @@ CURRENT = "current"
 _HIDDEN = "."
 
 
-def publish(layout: Layout, name: str, snapshot: Snapshot, url: str = "") -> None:
+def publish(layout: Layout, name: str, snapshot: Snapshot, url: str = "", *, mend: bool = False) -> None:
     """Write the tree of a snapshot unless it is there, and make it the current one.
 
-    `url` is where clients find it, which npm's pages have to say. The caller holds the mirror.
-    Raises StoreError, DiskFullError; clients see the old tree then.
+    `url` is where clients find it, which npm's pages have to say. With `mend`, a tree that is there is
+    compared, file by file, with what it has to be. The caller holds the mirror. Raises StoreError,
+    DiskFullError; clients see the old tree then.
     """
     link = layout.tree / CURRENT
     old = link.readlink().name if link.is_symlink() else None
-    if old == name and (layout.tree / name).is_dir():
+    there = (layout.tree / name).is_dir()
+    if old == name and there and not mend:
         return
     with disk_errors(layout.tree):
-        if not (layout.tree / name).is_dir():
-            _write(layout, name, snapshot, old, url)
+        if not there:
+            _write(layout, name, snapshot, old, url).rename(layout.tree / name)
+            sync_folder(layout.tree)
+        elif mend:
+            _mend(_write(layout, name, snapshot, None, url), layout.tree / name)
         _switch(layout.tree, name)
 
 
@@ -56,8 +63,8 @@ def prune(layout: Layout, keep: Collection[str]) -> None:
             shutil.rmtree(hidden)
 
 
-def _write(layout: Layout, name: str, snapshot: Snapshot, old: str | None, url: str) -> None:
-    """Write the tree under a name that nobody looks at, bring it to the disk, and rename it."""
+def _write(layout: Layout, name: str, snapshot: Snapshot, old: str | None, url: str) -> Path:
+    """Write the tree under a name that nobody looks at, bring it to the disk, and give its folder."""
     fresh = layout.tree / f"{_HIDDEN}{name}.new"
     before = layout.tree / old if old else fresh  # which is empty
     shutil.rmtree(fresh, ignore_errors=True)
@@ -70,8 +77,20 @@ def _write(layout: Layout, name: str, snapshot: Snapshot, old: str | None, url: 
     for path, content in (*pages(files, _metadata(files, fresh)), *told):
         _write_page(fresh / path, content, before / path)
     sync_file_system(fresh)
-    fresh.rename(layout.tree / name)
-    sync_folder(layout.tree)
+    return fresh
+
+
+def _mend(fresh: Path, tree: Path) -> None:
+    """Put what the tree lacks, or has otherwise, in its place; files before the pages that name them."""
+    paths = sorted(path.relative_to(fresh) for path in fresh.rglob("*") if path.is_file())
+    for path in sorted(paths, key=lambda path: is_page(path.as_posix())):
+        with suppress(FileNotFoundError):
+            if (tree / path).samefile(fresh / path) or cmp(fresh / path, tree / path, shallow=False):
+                continue
+        (tree / path).parent.mkdir(parents=True, exist_ok=True)
+        (fresh / path).replace(tree / path)
+    sync_file_system(tree)
+    shutil.rmtree(fresh)
 
 
 def _files_of(layout: Layout, name: str | None, ecosystem: Ecosystem) -> tuple[Stocked, ...]:

@@ -177,6 +177,16 @@ def test_what_is_gone_or_changed_in_the_store_is_mended(target: Target, flask: P
     assert "other" not in target.get("simple/flask/").text
 
 
+def test_what_the_tree_lost_is_not_deleted_in_the_store(target: Target, flask: Path) -> None:
+    target.publish(flask)
+    before = target.held()
+    for lost in target.layout.tree.glob(f"current/files/*/*/{flask.name}*"):
+        lost.unlink()
+    object_store.forget(target.layout)
+    assert target.publish(flask) == Sent(files=0, size=0, pages=0, deleted=0)
+    assert target.held() == before
+
+
 def test_objects_have_the_types_and_lifetimes_that_clients_need(target: Target, flask: Path) -> None:
     target.publish(flask)
     file = f"files/{digest(flask)[:2]}/{digest(flask)[2:]}/{flask.name}"
@@ -397,8 +407,11 @@ def test_publish_mends_every_place_and_the_doctor_tells_when(
     s3 = target.server.client
     for key in target.server.objects(target.spec.bucket):
         s3.delete_object(Bucket=target.spec.bucket, Key=key)
+    (lost,) = project.layout.tree.glob(f"current/files/*/*/{flask.name}")
+    lost.unlink()
     assert examined() == ("warning", f"s3://{target.spec.bucket} shows other packages than this mirror does")
     assert project.mirror("publish").returncode == 0
+    assert lost.is_file()
     assert examined()[0] == "ok"
     s3.put_bucket_acl(Bucket=target.spec.bucket, ACL="private")
     grade, message = examined()

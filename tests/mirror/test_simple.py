@@ -150,6 +150,26 @@ def test_unchanged_pages_keep_their_time(layout: Layout, flask: Path, click: Pat
     assert (current(layout) / "simple/index.json").stat().st_mtime > 1
 
 
+def test_a_tree_is_mended_while_clients_read_it(layout: Layout, flask: Path, click: Path) -> None:
+    publish(layout, flask, click)
+    name = publish(layout, flask)
+    snapshot, before = layout.snapshots.load(name), content(current(layout))
+    lost = next(current(layout).glob(f"files/*/*/{flask.name}"))
+    for path in (lost, lost.with_name(f"{flask.name}.metadata"), current(layout) / "simple/flask/index.html"):
+        path.unlink()
+    other = current(layout) / "simple/flask/index.json"
+    other.unlink()
+    other.write_bytes(b"{}")
+    kept = (current(layout) / "simple/index.json").stat().st_ino
+    simple.publish(layout, name, snapshot)
+    assert content(current(layout)) != before  # without being asked to nobody looks
+    simple.publish(layout, name, snapshot, mend=True)
+    assert content(current(layout)) == before
+    assert lost.samefile(layout.store.path(digest(flask)))
+    assert (current(layout) / "simple/index.json").stat().st_ino == kept
+    assert sorted(path.name for path in layout.tree.iterdir() if path.name.startswith(".")) == []
+
+
 def test_old_trees_go_and_the_current_one_stays(layout: Layout, flask: Path, click: Path) -> None:
     names = [publish(layout, flask), publish(layout, click), publish(layout, flask, click)]
     simple.prune(layout, names[1:2])
