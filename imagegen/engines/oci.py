@@ -82,7 +82,7 @@ class DirectEngine:
         more = len(image.layers) - 1 if image else 0
         groups = group((*plan.stock, *plan.npm), plan.layers, plan.name, FIXED + len(shared) + more)
         programs = BaseRoot(tarball, plan.base.digest, self._root / "roots", progress)
-        compiler = _compiler(plan, target, root, programs, progress)
+        compiler = _compiler(plan, target, root, programs)
         with self._alone(), NodeModules(plan, self._store, programs, self._root / "node", progress) as node:
             work = Work(
                 plan=plan,
@@ -175,22 +175,28 @@ class DirectEngine:
         return self._layers.get(recipe, "settings", lambda: Content(tar=[stream], facts={}))[0]
 
 
-def _compiler(
-    plan: ImagePlan, target: Target, root: RootFs, programs: BaseRoot, progress: Progress
-) -> Compiler | None:
+def _compiler(plan: ImagePlan, target: Target, root: RootFs, programs: BaseRoot) -> Compiler | None:
     """Choose what compiles: the base's Python, or one of this host where that cannot run here."""
     if not plan.compile:
         return None
-    if target.arch == platform.machine():
-        return Compiler(BasePython(programs, root), target.minor)
+    own = target.arch == platform.machine()
+    return Compiler(BasePython(programs, root) if own else foreign_python(plan, target), target.minor)
+
+
+def foreign_python(plan: ImagePlan, target: Target) -> HostPython:
+    """Give what compiles for another machine. Raises UnsupportedError where this host has no such Python.
+
+    Going on without would give one plan two contents.
+    """
     python = HostPython.find(target.minor)
     if python is None:
-        progress.step(
-            f"note: modules for {target.oci_platform} are not byte-compiled, for this host has no "
-            f"Python {target.minor}"
+        raise UnsupportedError(
+            f"modules for {target.oci_platform} cannot be compiled: this host has no Python {target.minor}",
+            where=plan.name,
+            hint=f"install python{target.minor}, set `compile = false` for the image, or build on such a "
+            "machine",
         )
-        return None
-    return Compiler(python, target.minor)
+    return python
 
 
 def check_supported(plan: ImagePlan, target: Target) -> None:

@@ -7,7 +7,6 @@ import json
 import platform
 import shutil
 import subprocess
-import sys
 import tarfile
 from collections.abc import Mapping
 from io import BytesIO
@@ -471,8 +470,7 @@ class TestPlatforms:
         site = "opt/lockstock/venv/lib/python3.11/site-packages"
         arch = {"arm64": b"aarch64", "amd64": b"x86_64"}[foreign]
         assert arch in found[f"{site}/native.py"]
-        if sys.version_info[:2] == (3, 11):
-            assert f"{site}/__pycache__/native.cpython-311.pyc" in found
+        assert f"{site}/__pycache__/native.cpython-311.pyc" in found
 
     def test_two_make_one_index(self, made: StockedProject, tmp_path: Path, free_port: int) -> None:
         (made.folder / "lockstock.toml").write_text(CONFIG.format(base="oci:../base:1") + "compile = false\n")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from imagegen.engines.oci import check_supported
+from imagegen.engines.oci import check_supported, foreign_python
 from imagegen.engines.root import BaseRoot
 from imagegen.errors import UnsupportedError
 from imagegen.live import Silent
@@ -234,3 +234,13 @@ def test_another_machine_is_refused_at_once() -> None:
     check_supported(plan, Target("3.11", arch=machine))
     with pytest.raises(UnsupportedError, match=r"alpha-1\.0\.tar\.gz has to be built from source, which"):
         check_supported(plan, Target("3.11", arch="x86_64" if machine == "aarch64" else "aarch64"))
+
+
+def test_another_machine_without_a_python_to_compile_with_is_refused() -> None:
+    plan = make_plan(SPEC, snapshot(app=()), Target("3.11"), BASE, templates="t")
+    target = Target("3.99", arch="aarch64")
+
+    with pytest.raises(UnsupportedError, match="modules for linux/arm64 cannot be compiled") as caught:
+        foreign_python(plan, target)
+
+    assert "set `compile = false` for the image" in caught.value.hint
