@@ -34,15 +34,12 @@ class _Covered:
 
 def merge(layers: Sequence[Path], out: IO[bytes], where: str) -> None:
     """Write the merged tar of layers (plain tars), the lowest first. Raises BaseError."""
-    covered = _Covered()
-    files, size = 0, 0
+    covered, left = _Covered(), _Left(where=where, files=_MOST_FILES, size=_MOST_BYTES)
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as merged:
         for layer in reversed(layers):
             below = _Covered()
-            for member, content in _members(layer, where):
-                files, size = files + 1, size + member.size
-                if files > _MOST_FILES or size > _MOST_BYTES:
-                    raise BaseError("its layers hold far too much", where=where)
+            for member, content in _members(layer, left):
+                left.take(size=member.size)
                 path = member.name.removeprefix("./")
                 if _hidden(path, below) or covered.hides(path):
                     continue
@@ -52,22 +49,51 @@ def merge(layers: Sequence[Path], out: IO[bytes], where: str) -> None:
             covered.trees |= below.trees
 
 
-def _members(layer: Path, where: str) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:
+@dataclass(slots=True, kw_only=True)
+class _Left:
+    """How much more an image may hold."""
+
+    where: str
+    files: int
+    size: int
+
+    def take(self, *, files: int = 0, size: int = 0) -> None:
+        """Count. Raises BaseError."""
+        self.files, self.size = self.files - files, self.size - size
+        if self.files < 0 or self.size < 0:
+            raise BaseError("its layers hold far too much", where=self.where)
+
+
+def _members(layer: Path, left: _Left) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:
     """Give what a layer has, the last of each name; names are checked, links between files followed."""
     try:
         with tarfile.open(layer, "r:") as archive:
-            last = {_name(member.name, where): member for member in archive}
-            for name, member in last.items():
-                if found := _member(archive, name, member):
+            for name, (member, source) in _last(archive, left).items():
+                if found := _member(archive, name, member, source):
                     yield found
-    except (tarfile.TarError, ValueError, EOFError, RecursionError) as error:
-        raise BaseError(f"a layer is no readable tar: {error}", where=where) from error
+    except (tarfile.TarError, ValueError, OverflowError, EOFError, RecursionError) as error:
+        raise BaseError(f"a layer is no readable tar: {error}", where=left.where) from error
+
+
+def _last(archive: tarfile.TarFile, left: _Left) -> dict[str, tuple[tarfile.TarInfo, tarfile.TarInfo]]:
+    """Give the last member of each name and what has its content: for a link, what it led to then.
+
+    A link to a file of a lower layer, or to nothing, leads to itself.
+    """
+    found: dict[str, tuple[tarfile.TarInfo, tarfile.TarInfo]] = {}
+    for member in archive:
+        left.take(files=1)
+        source = member
+        if member.islnk():
+            source = found.get(posixpath.normpath(member.linkname).lstrip("/"), (member, member))[1]
+        found[_name(member.name, left.where)] = (member, source)
+    return found
 
 
 def _member(
-    archive: tarfile.TarFile, name: str, member: tarfile.TarInfo
+    archive: tarfile.TarFile, name: str, member: tarfile.TarInfo, source: tarfile.TarInfo
 ) -> tuple[tarfile.TarInfo, IO[bytes] | None] | None:
-    if not name or not (member.isreg() or member.isdir() or member.issym() or member.islnk()):
+    if not name or not (source.isreg() or member.isdir() or source.issym()):
         return None
     # As mmdebstrap writes it, so that both are unpacked alike.
     fresh = tarfile.TarInfo(f"./{name}")
@@ -76,23 +102,15 @@ def _member(
     if member.isdir():
         fresh.type = tarfile.DIRTYPE
         return fresh, None
-    if member.issym():
-        fresh.type, fresh.linkname = tarfile.SYMTYPE, member.linkname
+    if source.issym():
+        fresh.type, fresh.linkname = tarfile.SYMTYPE, source.linkname
         return fresh, None
-    content = _content(archive, member)
+    content = archive.extractfile(source)
     if content is None:
         return None
     fresh.size = content.seek(0, io.SEEK_END)
     content.seek(0)
     return fresh, content
-
-
-def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes] | None:
-    """Give a file's bytes; a link to a file of a lower layer, or to nothing, has none here."""
-    try:
-        return archive.extractfile(member)
-    except KeyError:
-        return None
 
 
 def _hidden(name: str, below: _Covered) -> bool:
