@@ -92,7 +92,8 @@ class _Stream(httpcore.AsyncNetworkStream):
     def get_extra_info(self, info: str) -> Any:
         names = {"client_addr": "sockname", "server_addr": "peername"}
         if info == "is_readable":  # of an idle connection: it was closed, or says what nobody asked for
-            return self._reader.held > 0 or self._reader.at_eof()
+            reader = self._reader  # of which a reset leaves the error and no end
+            return reader.held > 0 or reader.at_eof() or reader.exception() is not None
         return self._writer.get_extra_info(names.get(info, info))
 
 

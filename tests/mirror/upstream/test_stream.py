@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import datetime
 import random
+import socket
 import ssl
+import struct
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from mirror.store import Expected, Store
 from mirror.upstream.fetch import fetch, get
 from mirror.upstream.http import http_client
 from mirror.upstream.settings import UpstreamSettings
+from mirror.upstream.stream import open_stream
 from tests.index_server import Answer, IndexServer
 from tests.wheels import digest
 
@@ -112,3 +115,22 @@ def test_an_idle_connection_that_the_server_ends_is_not_used_again(
     with IndexServer(wheels, tls=tls(certificate) if secure else None) as server:
         server.faults["/page"] = once
         assert asyncio.run(run(server)) == [b"good"] * 3
+
+
+def test_an_idle_connection_that_was_reset_is_one_to_give_up() -> None:
+    async def run() -> tuple[bool, bool]:
+        writers: asyncio.Queue[asyncio.StreamWriter] = asyncio.Queue()
+        server = await asyncio.start_server(lambda _, writer: writers.put_nowait(writer), "127.0.0.1", 0)
+        async with server:
+            stream = await open_stream("127.0.0.1", server.sockets[0].getsockname()[1])
+            writer = await writers.get()
+            idle = stream.get_extra_info("is_readable")
+            linger = struct.pack("ii", 1, 0)  # close() then sends a reset
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            writer.close()
+            await asyncio.sleep(0.1)
+            gone = stream.get_extra_info("is_readable")
+            await stream.aclose()
+        return idle, gone
+
+    assert asyncio.run(run()) == (False, True)
