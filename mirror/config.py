@@ -334,7 +334,7 @@ def _object_store(table: Table) -> ObjectStoreSpec:
 def _open_url(text: str) -> str:
     """Check an http or https URL that is shown to anybody, and so may hold no secret."""
     parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.port == 0:
         raise ValueError("must be an http or https URL")
     if parts.username is not None:
         raise ValueError("may not carry credentials: they are those of the AWS configuration")

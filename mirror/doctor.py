@@ -200,7 +200,7 @@ def _object_store(spec: ObjectStoreSpec, layout: Layout) -> Finding:
             httpx.get(f"{spec.url}/simple/index.json", timeout=10).raise_for_status()
     except LockstockError as error:
         return _failed("object store", str(error), error.hint)
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         hint = "let clients read the bucket, or look at what stands in front of it and at `url`"
         return _failed("object store", f"clients cannot read it: {error}".splitlines()[0], hint)
     return _fine("object store", f"{spec.place} is reached" + ("" if names is not None else "; it is empty"))

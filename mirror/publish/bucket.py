@@ -122,11 +122,16 @@ class Bucket:
         """Abort the uploads in parts that killed runs left behind, which cost room unseen."""
         with _failures(self.spec):
             found = self._client.get_paginator("list_multipart_uploads")
-            for page in found.paginate(Bucket=self.spec.bucket, Prefix=f"{self._prefix}files/"):
-                for upload in page.get("Uploads", ()):
-                    self._client.abort_multipart_upload(
-                        Bucket=self.spec.bucket, Key=upload["Key"], UploadId=upload["UploadId"]
-                    )
+            uploads = [
+                upload
+                for folder in FOLDERS
+                for page in found.paginate(Bucket=self.spec.bucket, Prefix=self._prefix + folder)
+                for upload in page.get("Uploads", ())
+            ]
+            for upload in uploads:
+                self._client.abort_multipart_upload(
+                    Bucket=self.spec.bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+                )
 
     def _each(self, function: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
         """Do it for all, some at a time; the first failure ends it."""
@@ -151,7 +156,7 @@ def _client(spec: ObjectStoreSpec) -> Any:
         raise ObjectStoreError(
             "boto3 is not installed", where=spec.place, hint="pip install 'lockstock[s3]'"
         ) from None
-    with _failures(spec):
+    with _endpoint_failures(spec), _failures(spec):
         session = boto3.Session()
         config = Config(
             region_name=session.region_name or _REGION,
@@ -168,6 +173,17 @@ def _client(spec: ObjectStoreSpec) -> Any:
 
 
 @contextmanager
+def _endpoint_failures(spec: ObjectStoreSpec) -> Iterator[None]:
+    """Tell of an endpoint that boto3 takes for none, such as a host with an underscore."""
+    try:
+        yield
+    except ValueError as error:
+        raise ObjectStoreError(
+            f"boto3 cannot use the endpoint: {_open(error)}", where=spec.place, hint=_UNREACHED
+        ) from error
+
+
+@contextmanager
 def _failures(spec: ObjectStoreSpec) -> Iterator[None]:
     """Turn what boto3 raises into errors of ours."""
     from boto3.exceptions import Boto3Error
@@ -181,11 +197,14 @@ def _failures(spec: ObjectStoreSpec) -> Iterator[None]:
         cause = error.__context__  # that of an upload is told with its file only
         if isinstance(cause, ClientError):
             raise _refused(spec, _code(cause)) from error
-        # The URL of an endpoint or a proxy may carry credentials.
-        reason = re.sub(r"//[^/\s@]*@", "//", str(error))
         raise ObjectStoreError(
-            f"the object store cannot be reached: {reason}", where=spec.place, hint=_UNREACHED
+            f"the object store cannot be reached: {_open(error)}", where=spec.place, hint=_UNREACHED
         ) from error
+
+
+def _open(error: Exception) -> str:
+    """Give what an error says, without the credentials of an endpoint or a proxy."""
+    return re.sub(r"//[^/\s@]*@", "//", str(error))
 
 
 def _code(error: Any) -> str:

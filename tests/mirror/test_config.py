@@ -88,6 +88,7 @@ def test_no_file_gives_the_defaults_where_none_is_needed(tmp_path: Path) -> None
             ["object_store.endpoint", "may not carry credentials"],
         ),
         (LOCK + '[object_store]\nbucket = "abc"\nurl = "ftp://x"\n', ["object_store.url", "http or https"]),
+        (LOCK + '[object_store]\nbucket = "abc"\nurl = "http://h:abc"\n', ["object_store.url", "Port"]),
         ("locks = 3\n", ["lockstock.toml:1", "locks", "must be a table"]),
         ("[[locks]]\n", ["locks", "must be a table"]),
     ],

@@ -17,6 +17,7 @@ from urllib.parse import unquote
 import httpx
 import pytest
 
+from mirror import doctor
 from mirror.config import ObjectStoreSpec
 from mirror.errors import ObjectStoreError
 from mirror.layout import Layout
@@ -264,8 +265,9 @@ def test_large_files_go_in_parts_and_those_of_killed_runs_are_swept(
     huge = wheels / "huge-1.0-py3-none-any.whl"
     huge.write_bytes(large.read_bytes() + os.urandom(8 << 20))
     s3, bucket = target.server.client, target.spec.bucket
-    left = s3.create_multipart_upload(Bucket=bucket, Key="team/stock/files/00/1/left.whl")
-    s3.upload_part(Bucket=bucket, Key=left["Key"], UploadId=left["UploadId"], PartNumber=1, Body=b"x")
+    for place in ("files/00/1/left.whl", "npm/left/-/left-1.0.0.tgz"):
+        left = s3.create_multipart_upload(Bucket=bucket, Key=f"team/stock/{place}")
+        s3.upload_part(Bucket=bucket, Key=left["Key"], UploadId=left["UploadId"], PartNumber=1, Body=b"x")
     other = s3.create_multipart_upload(Bucket=bucket, Key="others/large.bin")
     target.publish(huge)
     key = f"files/{digest(huge)[:2]}/{digest(huge)[2:]}/{huge.name}"
@@ -313,6 +315,10 @@ def test_npm_pages_name_the_stores_own_address(target: Target) -> None:
         ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, ["credentials"]),
         ({"bucket": "nowhere"}, ["NoSuchBucket", "s3://nowhere"]),
         ({"endpoint": "http://127.0.0.1:1"}, ["cannot be reached", "127.0.0.1:1"]),
+        (
+            {"endpoint": "http://u:s3cret@minio_server:9000"},
+            ["cannot use the endpoint", "//minio_server:9000"],
+        ),
         ({"HTTP_PROXY": "http://u:s3cret-proxy@127.0.0.1:1"}, ["cannot be reached", "proxy"]),
         ({"AWS_PROFILE": "nobody"}, ["nobody"]),
     ],
@@ -419,6 +425,12 @@ def test_publish_mends_every_place_and_the_doctor_tells_when(
     project.environment["AWS_SECRET_ACCESS_KEY"] = "s3cret-guess"
     grade, message = examined()
     assert (grade, "SignatureDoesNotMatch" in message) == ("failed", True)
+
+
+def test_a_url_that_no_client_can_read_is_told_by_the_doctor(target: Target, flask: Path) -> None:
+    target.publish(flask)
+    found = doctor._object_store(replace(target.spec, url="http://h:abc"), target.layout)
+    assert (found.grade, "clients cannot read it" in found.message) == ("failed", True)
 
 
 def test_without_boto3_the_extra_is_named(project: Project, target: Target, flask: Path) -> None:
