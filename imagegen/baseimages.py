@@ -35,6 +35,8 @@ _TAR = re.compile(
     r"application/vnd\.(?:oci\.image\.layer\.v1\.tar(?:\+(?:gzip|zstd))?"
     r"|docker\.image\.rootfs\.diff\.tar(?:\.(?:gzip|zstd))?)"
 )
+# What the settings of an image are, each of which may be left out (OCI image specification, config).
+_SETTINGS = {"Env": list, "Labels": dict, "ExposedPorts": dict, "Volumes": dict, "StopSignal": str}
 _OCI_TAR = "application/vnd.oci.image.layer.v1.tar"
 
 
@@ -86,7 +88,7 @@ def bring(
         pin = wanted.tag if _DIGEST.fullmatch(wanted.tag) else held.resolve(wanted.tag)
         digest, manifest = _manifest(held, pin, wanted)
         config = held.document(_digest(manifest.get("config"), wanted.name), manifest=False)
-        layers = _layers(manifest, config, wanted.name)
+        layers, settings = _layers(manifest, config, wanted.name), _settings(config, wanted.name)
         _check_platform(config, wanted)
         tarball = folder / f"image-{digest.removeprefix('sha256:')}.tar"
         for layer in layers:
@@ -96,7 +98,6 @@ def bring(
                 if not tarball.exists():  # another run may have merged them while this one waited
                     progress.step(f"merging {len(layers)} layers of the base {wanted.name} (once)")
                     _merge(layers, held, tarball, wanted.name)
-    settings = config.get("config") or {}
     return BaseImage(
         pin=pin, digest=digest, settings=settings, layers=layers, blobs=held.blobs, tarball=tarball
     )
@@ -226,6 +227,19 @@ def _layer(entry: Mapping[str, Any], diff_id: object, where: str) -> Layer:
         comment=where,
         media_type=f"{_OCI_TAR}+{ending[0]}" if ending else _OCI_TAR,
     )
+
+
+def _settings(config: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Give the settings of containers, if those that go on to other images are what they should be."""
+    settings = config.get("config") or {}
+    if not isinstance(settings, dict):
+        raise BaseError("the settings in its configuration are no JSON object", where=where)
+    for name, kind in _SETTINGS.items():
+        value = settings.get(name)
+        strange = value is not None and not isinstance(value, kind)
+        if strange or (name == "Env" and not all(isinstance(line, str) for line in value or ())):
+            raise BaseError(f"{name} in its configuration is malformed", where=where)
+    return settings
 
 
 def _merge(layers: Iterable[Layer], held: _Held, tarball: Path, where: str) -> None:

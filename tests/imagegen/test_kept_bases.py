@@ -7,11 +7,13 @@ import platform
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from imagegen.baseimages import BaseImage, Wanted, bring
 from imagegen.basesources import LayoutSource
+from imagegen.errors import BaseError
 from imagegen.live import Silent
 from imagegen.spec import OciBase
 from tests.imagegen.base_layout import BaseLayout, base_files, tar
@@ -82,3 +84,32 @@ def test_what_has_its_name_is_on_the_disk(base: BaseLayout, monkeypatch: pytest.
     image = brought(base, Told())
 
     assert {path.stat().st_ino for path in (image.tarball, *image.blobs.iterdir())} <= set(synced)
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        (["Env"], "no JSON object"),
+        ("Env", "no JSON object"),
+        ({"Env": 5}, "Env"),
+        ({"Env": [5]}, "Env"),
+        ({"Labels": ["a"]}, "Labels"),
+        ({"Volumes": "/data"}, "Volumes"),
+        ({"ExposedPorts": 80}, "ExposedPorts"),
+        ({"StopSignal": 9}, "StopSignal"),
+    ],
+)
+def test_strange_settings(base: BaseLayout, settings: Any, reason: str) -> None:
+    base.entries.clear()
+    base.name("1", base.image([tar({"a": b""})], HERE, settings))
+
+    with pytest.raises(BaseError, match=reason):
+        brought(base, Told())
+
+
+def test_settings_that_are_left_out(base: BaseLayout) -> None:
+    left_out = {"Env": None, "Labels": None, "Volumes": None, "ExposedPorts": None, "StopSignal": None}
+    base.entries.clear()
+    base.name("1", base.image([tar({"a": b""})], HERE, left_out))
+
+    assert brought(base, Told()).settings == left_out
