@@ -27,7 +27,7 @@ def deliver(config: Config, name: str, snapshot: Snapshot, *, mend: bool = False
     if published.changed:
         from mirror.publish.check import check_index  # its HTTP client takes long to import
 
-        with devpi_server.start(layout.devpi, config.port) as server:
+        with devpi_server.start(layout.devpi, config.port, private=config.private) as server:
             account = devpi_accounts.root(layout.devpi) if config.private else None
             check_index(server.index_url, snapshot, in_house=bool(config.in_house), account=account)
     if config.object_store:

@@ -80,16 +80,18 @@ def is_up(folder: Path, port: int) -> bool:
     return True
 
 
-def start(folder: Path, port: int) -> Server:
+def start(folder: Path, port: int, *, private: bool = False) -> Server:
     """Give the running server of the registry in `folder`, started if it is not up.
 
-    A started server ends with the thread that started it, however that ends. Raises RegistryError
-    when it does not come up or the port is taken.
+    With `private` it is started on a free port, not on the one that clients know, for devpi alone lets
+    in everybody. A started server ends with the thread that started it, however that ends. Raises
+    RegistryError when it does not come up or the port is taken.
     """
     devpi.init(folder)
     with devpi.locked(folder):
         if is_up(folder, port):
             return Server(port=port, process=None)
+        port = _free_port() if private else port
         with (folder / LOG).open("wb") as log:
             server = Server(port=port, process=_spawn(folder, port, log))
         up = False
@@ -116,8 +118,7 @@ def start_behind(folder: Path, host: str, port: int) -> tuple[Server, socket.soc
         _refuse_second(folder, port)
         try:
             listener = socket.create_server((host, port))
-            with socket.create_server((HOST, 0)) as probe:
-                free = int(probe.getsockname()[1])
+            free = _free_port()
         except OSError as error:
             raise RegistryError(f"cannot listen: {error.strerror}", where=f"{host}:{port}") from error
         server = Server(port=free, process=_spawn(folder, free, sys.stderr))
@@ -126,6 +127,11 @@ def start_behind(folder: Path, host: str, port: int) -> tuple[Server, socket.soc
             server.stop()
             raise RegistryError("devpi-server does not start", where=str(folder), hint="it says why above")
     return server, listener
+
+
+def _free_port() -> int:
+    with socket.create_server((HOST, 0)) as probe:
+        return int(probe.getsockname()[1])
 
 
 def _refuse_second(folder: Path, port: int) -> None:

@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
 
+import httpx
 import pytest
 
 from mirror.errors import RegistryError
@@ -74,6 +75,15 @@ def test_the_first_to_start_it_stops_it(registry):
             assert second.process is None
         assert devpi_server.is_up(registry.folder, registry.port)
     assert not devpi_server.is_up(registry.folder, registry.port)
+
+
+def test_a_private_one_is_started_where_no_client_looks(registry):
+    with devpi_server.start(registry.folder, registry.port, private=True) as server:
+        assert server.port != registry.port
+        assert httpx.get(server.index_url, trust_env=False).status_code == 200
+        assert not devpi_server.is_up(registry.folder, registry.port)
+    with registry.start(), devpi_server.start(registry.folder, registry.port, private=True) as server:
+        assert server.port == registry.port
 
 
 def test_a_new_registry_has_an_empty_index_and_no_other(registry):
