@@ -193,19 +193,22 @@ def _refuse_folder(spec: ImageSpec) -> None:
 
 
 def _resolved(engine: DockerEngine, reference: str, pin: str | None, progress: Progress) -> Base:
-    found = engine.resolve(reference, progress)
-    if pin is None or found.digest == pin:
-        return found
-    repository = re.sub(r"(:[\w.-]+)?(@.*)?$", "", reference)
+    """Have an image in the engine; of one that is pinned and held, no registry is asked."""
+    if pin is None:
+        return engine.resolve(reference, progress)
+    exact = re.sub(r"(:[\w.-]+)?(@.*)?$", "", reference) + f"@{pin}"
+    pinned, named = engine.held(exact), engine.held(reference)
+    if pinned is None and named and named.digest == pin:  # one that was made in the engine
+        return named
     try:
-        pinned = engine.resolve(f"{repository}@{pin}", progress)
+        pinned = pinned or engine.resolve(exact, progress)
     except BaseError as error:
         raise BaseError(
             f"bases.lock pins it to {pin}, and {error.reason}",
             where=error.where,
             hint="run `imagegen lock-base` to take what its name stands for now",
         ) from error
-    return Base(name=found.name, reference=pinned.reference, digest=pin)
+    return Base(name=reference, reference=pinned.reference, digest=pin)
 
 
 def _debian(config: Config, base: DebianBase, target: Target, progress: Progress) -> _Found:

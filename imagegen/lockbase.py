@@ -80,7 +80,7 @@ def _lock_debian(
 def _pin(config: Config, spec: ImageSpec, progress: Progress) -> str:
     """Find out what a base is now, and stock it."""
     if isinstance(spec.base, DockerBase):
-        return DockerEngine().resolve(spec.base.reference, progress).digest
+        return DockerEngine().renew(spec.base.reference, progress).digest
     assert not isinstance(spec.base, DebianBase)  # noqa: S101 - for the type checker: it has no digest
     here = [target for target in config.targets if target.arch == platform.machine()]
     target = (here or list(config.targets))[0]

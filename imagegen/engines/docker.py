@@ -108,23 +108,39 @@ class DockerEngine:
                 if "error" in event:
                     raise BuildError(str(event["error"]).strip(), where=reference)
 
+    def held(self, reference: str) -> Base | None:
+        """Give an image that the engine has, pinned by its digest. Raises BaseError."""
+        with _of_base(reference):
+            try:
+                return _pinned(reference, self.client.images.get(reference))
+            except ImageNotFound:
+                return None
+
     def resolve(self, reference: str, progress: Progress) -> Base:
         """Pin an image that the engine has, or a registry gives, by its digest. Raises BaseError."""
-        name = f"docker:{reference}"
+        return self.held(reference) or self._pulled(reference, progress)
+
+    def renew(self, reference: str, progress: Progress) -> Base:
+        """Pin what a registry gives now. Raises BaseError where neither that nor the engine has it.
+
+        An image that was made in the engine is no registry's, and stays what it is.
+        """
+        held = self.held(reference)
+        if held and held.reference == held.digest:
+            return held
         try:
-            try:
-                image = self.client.images.get(reference)
-            except ImageNotFound:
-                progress.step(f"pulling the base {reference}")
-                self._pull(reference, progress)
-                image = self.client.images.get(reference)
-        except (DockerException, RequestException) as error:
-            raise BaseError(
-                f"the engine cannot have it: {_innermost(error)}",
-                where=name,
-                hint="check the name, `docker login`, and that the engine reaches the registry",
-            ) from error
-        return _pinned(reference, image)
+            return self._pulled(reference, progress)
+        except BaseError as error:
+            if held is None:
+                raise
+            progress.step(f"note: docker:{reference} stays as the engine has it: {error.reason}")
+            return held
+
+    def _pulled(self, reference: str, progress: Progress) -> Base:
+        progress.step(f"pulling the base {reference}")
+        with _of_base(reference):
+            self._pull(reference, progress)
+            return _pinned(reference, self.client.images.get(reference))
 
     def save(self, reference: str) -> Iterator[bytes]:
         """Give an image as the archive that `docker save` writes."""
@@ -257,6 +273,19 @@ def _pinned(reference: str, image: Image) -> Base:
 def _split_tag(reference: str) -> tuple[str, str]:
     name, colon, tag = reference.rpartition(":")
     return (name, tag) if colon and "/" not in tag else (reference, "latest")
+
+
+@contextmanager
+def _of_base(reference: str) -> Iterator[None]:
+    """Turn what the SDK raises into errors of a base."""
+    try:
+        yield
+    except (DockerException, RequestException) as error:
+        raise BaseError(
+            f"the engine cannot have it: {_innermost(error)}",
+            where=f"docker:{reference}",
+            hint="check the name, `docker login`, and that the engine reaches the registry",
+        ) from error
 
 
 @contextmanager

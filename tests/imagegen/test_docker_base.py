@@ -70,6 +70,50 @@ def test_one_that_is_not_understood_is_left_to_the_engine(engine: DockerEngine, 
     assert either.returncode == 45  # for that one finds no Python in it either
 
 
+def test_a_lock_follows_the_registry_and_a_pin_asks_nobody(
+    engine: DockerEngine, tmp_path: Path, free_port: int
+) -> None:
+    project = StockedProject(tmp_path / "project")
+    project.stock({"app": [make_wheel(tmp_path / "up", "gamma", "1.0")]})
+    name = f"127.0.0.1:{free_port}/pytest-locked-base"
+    project.configure(IMAGE.format(base=f"{name}:1"))
+    lock = project.folder / "bases.lock"
+    try:
+        with Registry(tmp_path, free_port):
+            old, new = (pushed(engine, tmp_path / content, name) for content in ("old", "new"))
+            tag(engine, f"{name}@{old}", name)
+            renewed = project.imagegen("lock-base")
+            pinned = lock.read_text()
+        tag(engine, f"{name}@{old}", name)
+        tag(engine, f"{name}@{old}", name, "2")
+        engine.client.images.remove(f"{name}:1")
+        alone = project.imagegen("build", OTHER, "--engine", "oci", "--json")
+        tag(engine, f"{name}:2", name)
+        unreached = project.imagegen("lock-base")
+    finally:
+        remove_images(engine, name)
+
+    assert renewed.returncode == 0, renewed.stderr
+    assert f'"docker:{name}:1" = "{new}"' in pinned
+    assert (alone.returncode, "not understood" in alone.stderr) == (61, True), alone.stderr
+    assert unreached.returncode == 0
+    assert f"docker:{name}:1 stays as the engine has it" in unreached.stderr
+    assert f'= "{old}"' in lock.read_text()
+
+
+def pushed(engine: DockerEngine, context: Path, name: str) -> str:
+    """Make an image of nothing but a file, and give its digest in the registry."""
+    context.mkdir()
+    (context / "Dockerfile").write_text(f"FROM scratch\nCOPY Dockerfile /{context.name}\n")
+    engine.client.images.build(path=str(context), tag=f"{name}:1", network_mode="none")
+    said = engine.client.images.push(name, "1", stream=True, decode=True)
+    return str(next(event["aux"]["Digest"] for event in said if "aux" in event))
+
+
+def tag(engine: DockerEngine, reference: str, name: str, version: str = "1") -> None:
+    assert engine.client.images.get(reference).tag(name, version)
+
+
 def test_a_registry_gives_it_to_both_engines(
     sandbox: Sandbox, engine: DockerEngine, tmp_path: Path, free_port: int
 ) -> None:
