@@ -12,6 +12,7 @@ from imagegen.baselock import read_pins, write_pins
 from imagegen.basesources import IMAGES, base_name, bring_base
 from imagegen.debslock import DebsLock, LockedBase
 from imagegen.engines.docker import DockerEngine
+from imagegen.errors import BaseError
 from imagegen.live import Progress
 from imagegen.spec import DebianBase, DockerBase, ImageSpec, find_image, load_images
 from lockfiles.errors import ConfigError
@@ -78,15 +79,25 @@ def _lock_debian(
 
 
 def _pin(config: Config, spec: ImageSpec, progress: Progress) -> str:
-    """Find out what a base is now, and stock it."""
+    """Find out what a base is now, and stock it for each platform that it is there for."""
     if isinstance(spec.base, DockerBase):
         return DockerEngine().renew(spec.base.reference, progress).digest
     assert not isinstance(spec.base, DebianBase)  # noqa: S101 - for the type checker: it has no digest
-    here = [target for target in config.targets if target.arch == platform.machine()]
-    target = (here or list(config.targets))[0]
-    folder = config.root / "bases" / IMAGES
-    name = base_name(config, spec.base)
-    return bring_base(spec.base, name, None, target.oci_platform, folder, progress).pin
+    folder, name = config.root / "bases" / IMAGES, base_name(config, spec.base)
+    first, *others = _platforms(config)
+    pin = bring_base(spec.base, name, None, first, folder, progress).pin
+    for other in others:
+        try:
+            bring_base(spec.base, name, pin, other, folder, progress)
+        except BaseError as error:
+            progress.step(f"note: {name} is not stocked for {other}: {error.reason}")
+    return pin
+
+
+def _platforms(config: Config) -> Sequence[str]:
+    """Give the platforms of the targets in OCI's words, that of this machine first."""
+    own = sorted(config.targets, key=lambda target: target.arch != platform.machine())
+    return list(dict.fromkeys(target.oci_platform for target in own))
 
 
 def debs_store(config: Config) -> Store:

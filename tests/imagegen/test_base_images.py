@@ -472,6 +472,31 @@ class TestPlatforms:
         assert arch in found[f"{site}/native.py"]
         assert f"{site}/__pycache__/native.cpython-311.pyc" in found
 
+    def test_a_lock_stocks_the_base_for_each(self, made: StockedProject, both: BaseLayout) -> None:
+        index = both.entries[0]["digest"]
+        (made.folder / "lockstock.toml").write_text(CONFIG.format(base="oci:../base:1") + "compile = false\n")
+
+        assert ran(made, "lock-base").returncode == 0
+        shutil.rmtree(both.folder)
+
+        assert f'"oci:../base:1" = "{index}"' in (made.folder / "bases.lock").read_text()
+        for arch in ("amd64", "arm64"):
+            assert built(made, "--platform", f"linux/{arch}")["changed"] is True
+
+    def test_a_lock_of_a_base_that_is_not_there_for_each(
+        self, made: StockedProject, both: BaseLayout, tmp_path: Path
+    ) -> None:
+        both.name("own", both.index(both.image([tar(base_files(tmp_path, HERE))], HERE)))
+        (made.folder / "lockstock.toml").write_text(CONFIG.format(base="oci:../base:own"))
+        foreign = "arm64" if HERE == "amd64" else "amd64"
+
+        ended = ran(made, "lock-base")
+
+        assert ended.returncode == 0
+        note = f"oci:../base:own is not stocked for linux/{foreign}: it is not there for linux/{foreign}"
+        assert note in ended.stderr
+        assert f'= "{both.entries[-1]["digest"]}"' in (made.folder / "bases.lock").read_text()
+
     def test_two_make_one_index(self, made: StockedProject, tmp_path: Path, free_port: int) -> None:
         (made.folder / "lockstock.toml").write_text(CONFIG.format(base="oci:../base:1") + "compile = false\n")
         platforms = ("--platform", "linux/amd64", "--platform", "linux/arm64")
