@@ -6,10 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import PurePosixPath
-from typing import Protocol
+from tempfile import TemporaryFile
+from threading import Timer
+from typing import IO, Protocol
 
 from imagegen.archive import Entry
 from imagegen.context import guest_program
@@ -23,6 +27,9 @@ from imagegen.rootfs import RootFs
 _ENVIRONMENT = {"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", "PATH": "/usr/bin"}
 _NOBODY = "65534:65534"
 _LIMIT = 1800
+_SAID = 300
+# Bytecode is about as large as its source; more than this is none.
+_MOST_MADE, _MOST_FOLD = 64 << 20, 16
 
 
 class Interpreter(Protocol):
@@ -57,21 +64,16 @@ class Compiler:
             return
         given = b"".join(_field(f"/{e.path}".encode()) + _field(b"".join(e.pieces())) for e in sources)
         program = guest_program("compile_stream.py").decode()
-        ended = subprocess.run(
-            [*self._interpreter.words, "-sSB", "-W", "ignore", "-c", program, str(EPOCH)],
-            input=given,
-            capture_output=True,
-            env=_ENVIRONMENT,
-            timeout=_LIMIT,
-            check=False,
-        )
-        if ended.returncode:
+        words = [*self._interpreter.words, "-sSB", "-W", "ignore", "-c", program, str(EPOCH)]
+        code, made, said = _stream(words, given)
+        found = _fields(made) if code == 0 else []
+        if len(found) != len(sources):
             raise BuildError(
-                f"Python does not compile: {ended.stderr.decode(errors='replace').strip()[-300:]}",
+                f"Python does not compile: {said or f'it ended with {code}'}",
                 where=sources[0].path,
                 hint="set `compile = false` for the image to leave it to whoever imports a module first",
             )
-        for source, pyc in zip(sources, _fields(ended.stdout), strict=True):
+        for source, pyc in zip(sources, found, strict=True):
             if pyc:
                 path = PurePosixPath(source.path)
                 cached = path.parent / "__pycache__" / f"{path.stem}.{self._tag}.pyc"
@@ -150,6 +152,45 @@ class HostPython:
         return [*box, self._python] if box and _runs([*box, self._python]) else [self._python]
 
 
+def _stream(words: Sequence[str], given: bytes) -> tuple[int, bytes, str]:
+    """Run a command of somebody else's on some bytes: its exit code, its stdout, the last of its stderr.
+
+    Neither may have an end: where there is too much of it, or after too long a time, it is killed.
+    """
+    most, started = _MOST_MADE + _MOST_FOLD * len(given), time.monotonic()
+    with TemporaryFile() as file, ThreadPoolExecutor(1) as pool:
+        file.write(given)
+        file.seek(0)
+        with subprocess.Popen(
+            words, stdin=file, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=_ENVIRONMENT
+        ) as process:
+            assert process.stdout is not None  # noqa: S101 - for the type checker: they are pipes
+            assert process.stderr is not None  # noqa: S101 - as above
+            last = pool.submit(_last, process.stderr)
+            timer = Timer(_LIMIT, process.kill)
+            timer.start()
+            try:
+                made = process.stdout.read(most + 1)
+                if len(made) > most:
+                    process.kill()
+                said = last.result()
+                process.wait()
+            finally:
+                timer.cancel()
+    if len(made) > most:
+        said = f"it gave more than {most} bytes"
+    elif time.monotonic() - started >= _LIMIT:
+        said = f"it was not done after {_LIMIT} s"
+    return process.returncode, made, said
+
+
+def _last(stream: IO[bytes]) -> str:
+    kept = b""
+    while chunk := stream.read1():  # type: ignore[attr-defined]  # it is buffered
+        kept = (kept + chunk)[-_SAID:]
+    return kept.decode(errors="replace").strip()
+
+
 def _runs(words: Sequence[str]) -> bool:
     tried = subprocess.run([*words, "-c", ""], capture_output=True, env=_ENVIRONMENT, check=False)
     return tried.returncode == 0
@@ -160,9 +201,12 @@ def _field(data: bytes) -> bytes:
 
 
 def _fields(data: bytes) -> Sequence[bytes]:
+    """Give the fields that are whole."""
     found, start = [], 0
-    while start < len(data):
+    while start + 4 <= len(data):
         end = start + 4 + int.from_bytes(data[start : start + 4], "little")
+        if end > len(data):
+            break
         found.append(data[start + 4 : end])
         start = end
     return found

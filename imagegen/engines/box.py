@@ -19,13 +19,13 @@ from types import TracebackType
 from imagegen.archive import Entry, tar_stream
 from imagegen.compression import plain
 from imagegen.engines.container import Ran
+from imagegen.engines.root import run_bounded
 from imagegen.errors import BuildError, EngineUnavailableError
 from imagegen.merged import merge
 from imagegen.oci import Image, ImageLayout
 from imagegen.plan import UID
 from mirror.store import disk_errors
 
-_KEPT = 64 * 1024
 _HOSTS = "127.0.0.1\tlocalhost\n::1\tlocalhost\n"
 
 
@@ -95,15 +95,8 @@ class Box:
     def run(self, command: Sequence[str], *, limit: int) -> Ran:
         """Run a command as the image's user for at most `limit` seconds; stdout and stderr come as one."""
         started = time.monotonic()
-        ended = subprocess.run(
-            [*self._words(), "timeout", "-k", "5", str(limit), *command],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
-        output = ended.stdout[-_KEPT:].decode(errors="replace")
-        return Ran(code=ended.returncode, output=output, seconds=time.monotonic() - started)
+        ended = run_bounded([*self._words(), "timeout", "-k", "5", str(limit), *command])
+        return Ran(code=ended.returncode, output=ended.stdout, seconds=time.monotonic() - started)
 
     def _words(self) -> list[str]:
         variables = dict(entry.split("=", 1) for entry in self._config["Env"])

@@ -91,7 +91,7 @@ class BaseRoot:
             words += ["--setenv", name, value]
         words += ["--chdir", next(iter(folders)), "--"]
         self._try(words)
-        ended = _run([*words, "timeout", "-k", "5", str(_LIMIT), *command])
+        ended = run_bounded([*words, "timeout", "-k", "5", str(_LIMIT), *command])
         if ended.returncode == _TIMED_OUT:
             ended.stdout += f"not done after {_LIMIT} s\n"
         return ended
@@ -107,7 +107,7 @@ class BaseRoot:
         return found
 
     def _try(self, words: Sequence[str]) -> None:
-        tried = _run([*words, "true"])
+        tried = run_bounded([*words, "true"])
         if tried.returncode:
             raise UnsupportedError(
                 f"bubblewrap cannot make a box here: {tried.stdout.strip()[-200:]}",
@@ -175,8 +175,8 @@ class BaseRoot:
             raise BuildError(f"the base has no /{program.lstrip('/')}", where=str(self._tarball))
 
 
-def _run(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """Run a command; of what it prints, which may have no end, the last is kept."""
+def run_bounded(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Run a command, its stdout and stderr as one; of that, which may have no end, the last is kept."""
     kept = b""
     with subprocess.Popen(
         words,

@@ -7,8 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from imagegen import bytecode
 from imagegen.archive import Entry
 from imagegen.bytecode import Compiler, HostPython
+from imagegen.engines.root import run_bounded
+from imagegen.errors import BuildError
 from imagegen.oci import EPOCH
 
 MINOR = ".".join(map(str, sys.version_info[:2]))
@@ -62,3 +67,41 @@ def test_an_edited_module_is_seen_and_an_unchanged_one_is_not_compiled_again(tmp
     assert (value, "matches" in said.partition("m.cpython")[2]) == ("1", True)
     module.write_bytes(SOURCE.replace(b"VALUE = 1", b"VALUE = 2"))
     assert ran()[0] == "2"
+
+
+class Hostile:
+    """A Python that a base put in the place of its own."""
+
+    build = "hostile"
+
+    def __init__(self, script: str) -> None:
+        self.words = ["/bin/sh", "-c", script]
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("exec cat /dev/zero", "it gave more than"),
+        ("exec cat /dev/zero >&2", "not done after 2 s"),
+        ("exec sleep 60", "not done after 2 s"),
+        ("echo no >&2; exit 3", "does not compile: no"),
+        ("kill -9 $$", "it ended with -9"),
+        ("exit 0", "it ended with 0"),
+        ("printf '\\1\\0\\0\\0'", "it ended with 0"),
+        ("printf '\\0\\0\\0\\0\\0\\0\\0\\0'", "it ended with 0"),
+        ("printf 'no bytecode'", "it ended with 0"),
+    ],
+)
+def test_a_python_that_is_none(monkeypatch: pytest.MonkeyPatch, script: str, reason: str) -> None:
+    monkeypatch.setattr(bytecode, "_LIMIT", 2)
+    monkeypatch.setattr(bytecode, "_MOST_MADE", 1 << 20)
+
+    with pytest.raises(BuildError, match=reason):
+        list(Compiler(Hostile(script), MINOR).compiled([Entry(path="m.py", content=SOURCE)]))
+
+
+def test_what_is_said_without_an_end_is_not_held() -> None:
+    ended = run_bounded(["/bin/sh", "-c", "head -c 20000000 /dev/zero; echo the end; exit 3"])
+
+    assert (ended.returncode, ended.stdout[-8:]) == (3, "the end\n")
+    assert len(ended.stdout) < 1 << 20
