@@ -10,7 +10,7 @@ from typing import Any
 from mirror.errors import RegistryError
 from mirror.publish import devpi
 
-_MARK = "reads the mirror"  # devpi's title of such an account
+READER = "reads the mirror"  # devpi's title of such an account
 _NAME = re.compile(r"[a-z0-9_](?:[a-z0-9._-]{0,62}[a-z0-9_])?")
 _TAKEN = ("root", devpi.USER)
 
@@ -32,7 +32,7 @@ def add(folder: Path, name: str) -> str:
     with devpi.writing(folder) as xom, xom.keyfs.write_transaction():
         user = _reader(xom, name)
         if user is None:
-            xom.model.create_user(name, token, title=_MARK)
+            xom.model.create_user(name, token, title=READER)
         else:
             user.modify(password=token)
     return token
@@ -53,11 +53,11 @@ def names(folder: Path) -> tuple[str, ...]:
     devpi.init(folder)
     with devpi.writing(folder) as xom, xom.keyfs.read_transaction():
         users = xom.model.get_userlist()
-        return tuple(sorted(user.name for user in users if user.get().get("title") == _MARK))
+        return tuple(sorted(user.name for user in users if user.get().get("title") == READER))
 
 
 def _reader(xom: Any, name: str) -> Any:
     user = xom.model.get_user(name)
-    if user is not None and user.get().get("title") != _MARK:
+    if user is not None and user.get().get("title") != READER:
         raise RegistryError("this is the account of somebody who is more than a reader", where=name)
     return user

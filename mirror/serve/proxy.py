@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
+from typing import Any
 
 from aiohttp import ClientError, ClientSession, ClientTimeout, TCPConnector, web
 from multidict import CIMultiDict
@@ -70,20 +71,27 @@ class Proxy:
         except ClientError:
             return False
 
-    async def is_account(self, credentials: Mapping[str, str]) -> bool:
-        """Say whether devpi knows these headers for one of its users'. Raises HTTPBadGateway."""
+    async def account(self, credentials: Mapping[str, str]) -> tuple[str, str] | None:
+        """Give name and title of the user whose headers devpi takes these for. Raises HTTPBadGateway."""
+        try:
+            told = await self._result("/+api", credentials)
+            if told is None or told["authstatus"][0] != "ok":
+                return None
+            name = str(told["authstatus"][1])
+            user = await self._result(f"/{name}")
+            return name, str((user or {}).get("title", ""))
+        except (ClientError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+            raise web.HTTPBadGateway(text="devpi does not answer\n") from error
+
+    async def _result(self, path: str, headers: Mapping[str, str] | None = None) -> Any:
+        """Give what devpi answers, or None where it refuses. Raises ClientError, ValueError, KeyError."""
         if self._session is None:
             raise web.HTTPBadGateway
-        try:
-            url = self._backend.with_path("/+api")
-            async with self._session.get(
-                url, headers={**credentials, "Accept": "application/json"}
-            ) as answer:
-                if answer.status != 200:
-                    return False
-                return bool((await answer.json())["result"]["authstatus"][0] == "ok")
-        except (ClientError, ValueError, KeyError, TypeError, IndexError) as error:
-            raise web.HTTPBadGateway(text="devpi does not answer\n") from error
+        url = self._backend.with_path(path)
+        async with self._session.get(
+            url, headers={**(headers or {}), "Accept": "application/json"}
+        ) as answer:
+            return (await answer.json())["result"] if answer.status == 200 else None
 
 
 def _passed_on(headers: Mapping[str, str]) -> CIMultiDict[str]:

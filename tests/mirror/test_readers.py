@@ -133,6 +133,11 @@ def test_tokens_are_changed_and_taken_back(private: Private) -> None:
     assert code == 0
     assert private.get("/simple/", ("night", token)) == 200
     assert json.loads(mirror("list", "--json")[1]) == ["ci", "night"]
+    login = httpx.post(f"{private.url}/+login", json={"user": "night", "password": token}, trust_env=False)
+    session = login.json()["result"]["password"]
+    sent = base64.b64encode(f"night:{session}".encode()).decode()
+    assert private.get("/simple/", ("night", session)) == 401  # it would be good for hours
+    assert private.get("/simple/", **{"X-Devpi-Auth": sent}) == 401
     second = mirror("add", "night")[1].splitlines()[0]
     assert second != token
     assert private.get("/simple/", ("night", second)) == 200
@@ -164,12 +169,16 @@ def test_a_removed_reader_is_forgotten_when_its_minute_is_over(monkeypatch: pyte
         status = "ok" if user in known else "nouser"
         return web.json_response({"result": {"authstatus": [status, user, []]}})
 
+    async def user(_: web.Request) -> web.Response:
+        return web.json_response({"result": {"title": devpi_accounts.READER}})
+
     async def page(_: web.Request) -> web.Response:
         return web.Response(text="here")
 
     async def ask() -> list[int]:
         devpi = web.Application()
         devpi.router.add_get("/+api", api)
+        devpi.router.add_get("/ci", user)
         async with TestServer(devpi) as backend:
             proxy = Proxy(backend.port or 0)
             app = web.Application(middlewares=[readers.Readers(proxy).middleware()])
