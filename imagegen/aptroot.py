@@ -95,12 +95,16 @@ def private_root(sources: Sequence[Source], architecture: str, where: str) -> It
         for part in ("state/lists/partial", "cache/archives/partial"):
             (folder / part).mkdir(parents=True)
         (folder / "status").touch()
-        (folder / "private.sources").write_text("\n".join(source.stanza() for source in sources))
-        (folder / "apt.conf").write_text(_config(folder, architecture))
-        # Addresses and proxies may hold credentials.
-        for private in ("private.sources", "apt.conf"):
-            (folder / private).chmod(0o600)
+        _write_private(folder / "private.sources", "\n".join(source.stanza() for source in sources))
+        _write_private(folder / "apt.conf", _config(folder, architecture))
         yield AptRoot(folder, where)
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Write a new file that nobody else may read at any time: addresses and proxies may hold credentials."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
 
 
 def native_architecture() -> str:
