@@ -15,6 +15,7 @@ from urllib.parse import urljoin
 
 import httpx
 
+from imagegen.answers import FAULTS, check, distrusts, is_final, speaks_no_tls, token_of
 from imagegen.credentials import Credentials
 from imagegen.errors import PushError
 from imagegen.reference import Reference
@@ -38,14 +39,6 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _T = TypeVar("_T")
 _TIMEOUT = httpx.Timeout(60, connect=15)
 _ATTEMPTS = 5
-
-
-class _RetryError(Exception):
-    """An answer that may be another one soon."""
-
-
-# What may go wrong on the way to an answer; a hostile address or encoding is no transport error.
-_FAULTS = (httpx.RequestError, httpx.InvalidURL, _RetryError)
 
 
 class Repository:
@@ -77,7 +70,7 @@ class Repository:
         try:
             self._request("GET", "")
         except PushError as error:
-            if not (self.reference.is_loopback and _speaks_no_tls(error.__cause__)):
+            if not (self.reference.is_loopback and speaks_no_tls(error.__cause__)):
                 raise
             self._root = f"http://{self.reference.registry}/v2/"
             self._request("GET", "")
@@ -118,11 +111,11 @@ class Repository:
                 }
                 try:
                     answer = self._once("PATCH", place, content=piece, headers=headers)
-                    _check(answer, (202,), place, str(self.reference))
+                    check(answer, (202,), str(self.reference))
                     place, sent = self._location(answer), sent + len(piece)
-                except _FAULTS as error:
+                except FAULTS as error:
                     failures += 1
-                    if failures >= _ATTEMPTS or _is_final(error):
+                    if failures >= _ATTEMPTS or is_final(error):
                         raise self._unreachable(error) from error
                     self._pause(2**failures / 4)
                     place, sent = self._resume(place)
@@ -177,8 +170,8 @@ class Repository:
                     given += len(piece)
                     yield piece
                 return
-            except _FAULTS as error:
-                if number == _ATTEMPTS or _is_final(error):
+            except FAULTS as error:
+                if number == _ATTEMPTS or is_final(error):
                     raise self._unreachable(error) from error
                 self._pause(2**number / 4)
 
@@ -186,7 +179,7 @@ class Repository:
         """Give what comes after `start`, also of a registry that knows no ranges."""
         wanted = {"Range": f"bytes={start}-"} if start else {}
         with self._opened(url, wanted) as answer:
-            _check(answer, (200, 206) if start else (200,), url, str(self.reference))
+            check(answer, (200, 206) if start else (200,), str(self.reference))
             surplus = start if answer.status_code == 200 else 0
             for piece in answer.iter_raw(_CHUNK):
                 yield piece[surplus:]
@@ -226,7 +219,7 @@ class Repository:
         with self._opened(url, {"Accept": ", ".join(_MANIFESTS)}) as answer:
             if answer.status_code == 200:
                 return self._bounded(answer.iter_bytes(), limit)
-            _check(answer, (404,), url, str(self.reference))
+            check(answer, (404,), str(self.reference))
             return None
 
     @contextmanager
@@ -285,7 +278,7 @@ class Repository:
 
         def attempt() -> httpx.Response:
             answer = self._once(method, path, **options)
-            _check(answer, expect, path, str(self.reference))
+            check(answer, expect, str(self.reference))
             return answer
 
         return self._retried(attempt)
@@ -294,8 +287,8 @@ class Repository:
         for number in range(1, _ATTEMPTS + 1):
             try:
                 return attempt()
-            except _FAULTS as error:
-                if number == _ATTEMPTS or _is_final(error):
+            except FAULTS as error:
+                if number == _ATTEMPTS or is_final(error):
                     raise self._unreachable(error) from error
                 self._pause(2**number / 4)
         raise AssertionError("unreachable")
@@ -344,58 +337,18 @@ class Repository:
                 hint=f"run `docker login {self.reference.registry}`",
             )
         try:
-            return _token_of(answer.json())
+            return token_of(answer.json())
         except (ValueError, RecursionError) as error:
             raise PushError("its token service gives no token", where=str(self.reference)) from error
 
     def _unreachable(self, error: Exception) -> PushError:
         hint = "check the name and the network, then try again: what arrived is not sent twice"
-        if _distrusts(error):
+        if distrusts(error):
             hint = (
                 f"put the registry's CA into {_CERTIFICATES}/{self.reference.registry}/ca.crt, or name a "
                 "bundle in SSL_CERT_FILE"
             )
         return PushError(f"it cannot be reached: {error}", where=str(self.reference), hint=hint)
-
-
-def _check(answer: httpx.Response, expect: tuple[int, ...], path: str, where: str) -> None:
-    if answer.status_code in expect:
-        return
-    if answer.status_code in (416, 429, 500, 502, 503, 504):
-        raise _RetryError(f"it answers {answer.status_code}")
-    hint = "check the name, and what you may do in that repository"
-    if answer.status_code in (401, 403):
-        hint = f"run `docker login {where.partition('/')[0]}` as somebody who may do this there"
-    raise PushError(f"it answers {answer.status_code} ({_reason(answer)})", where=where, hint=hint)
-
-
-def _reason(answer: httpx.Response) -> str:
-    try:
-        return str(answer.json()["errors"][0]["message"])[:200]
-    except (ValueError, KeyError, IndexError, TypeError, RecursionError):
-        return answer.reason_phrase
-
-
-def _token_of(content: object) -> str:
-    """Give the token in an answer. Raises ValueError where it is none that a header can hold."""
-    found = (content.get("token") or content.get("access_token")) if isinstance(content, dict) else None
-    if not (isinstance(found, str) and found.isascii() and found.isprintable()):
-        raise ValueError("no token")
-    return found
-
-
-def _is_final(error: Exception) -> bool:
-    """Say whether another attempt would end the same."""
-    passing = isinstance(error, httpx.TransportError | _RetryError)
-    return not passing or _speaks_no_tls(error) or _distrusts(error)
-
-
-def _speaks_no_tls(error: BaseException | None) -> bool:
-    return "WRONG_VERSION_NUMBER" in str(error) or "record layer failure" in str(error)
-
-
-def _distrusts(error: BaseException) -> bool:
-    return "CERTIFICATE_VERIFY_FAILED" in str(error)
 
 
 def _trust(registry: str) -> ssl.SSLContext:

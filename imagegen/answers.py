@@ -1,0 +1,58 @@
+"""What an answer of a registry, or the lack of one, means: an error, another attempt, a token."""
+
+from __future__ import annotations
+
+import httpx
+
+from imagegen.errors import PushError
+
+
+class RetryError(Exception):
+    """An answer that may be another one soon."""
+
+
+# What may go wrong on the way to an answer; a hostile address or encoding is no transport error.
+FAULTS = (httpx.RequestError, httpx.InvalidURL, RetryError)
+
+
+def check(answer: httpx.Response, expect: tuple[int, ...], where: str) -> None:
+    """Do nothing if the status is one of those; raise RetryError if it may pass, else PushError."""
+    if answer.status_code in expect:
+        return
+    if answer.status_code in (416, 429, 500, 502, 503, 504):
+        raise RetryError(f"it answers {answer.status_code}")
+    hint = "check the name, and what you may do in that repository"
+    if answer.status_code in (401, 403):
+        hint = f"run `docker login {where.partition('/')[0]}` as somebody who may do this there"
+    raise PushError(f"it answers {answer.status_code} ({_reason(answer)})", where=where, hint=hint)
+
+
+def _reason(answer: httpx.Response) -> str:
+    try:
+        return str(answer.json()["errors"][0]["message"])[:200]
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError):
+        return answer.reason_phrase
+
+
+def token_of(content: object) -> str:
+    """Give the token in an answer. Raises ValueError where it is none that a header can hold."""
+    found = (content.get("token") or content.get("access_token")) if isinstance(content, dict) else None
+    if not (isinstance(found, str) and found.isascii() and found.isprintable()):
+        raise ValueError("no token")
+    return found
+
+
+def is_final(error: Exception) -> bool:
+    """Say whether another attempt would end the same."""
+    passing = isinstance(error, httpx.TransportError | RetryError)
+    return not passing or speaks_no_tls(error) or distrusts(error)
+
+
+def speaks_no_tls(error: BaseException | None) -> bool:
+    """Say whether the other side knows nothing of TLS."""
+    return "WRONG_VERSION_NUMBER" in str(error) or "record layer failure" in str(error)
+
+
+def distrusts(error: BaseException) -> bool:
+    """Say whether the other side's certificate is not trusted."""
+    return "CERTIFICATE_VERIFY_FAILED" in str(error)
