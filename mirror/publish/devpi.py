@@ -73,11 +73,12 @@ def publish(
         return Published(index=index, files=len(files), changed=False)
     _check(files, store)
     with writing(folder) as xom:
-        if not _is_complete(xom, index, files):
-            _delete(xom, index)
-            with xom.keyfs.write_transaction():
+        complete = _is_complete(xom, index, files)
+        if not complete:
+            with xom.keyfs.write_transaction():  # one, for clients may read the index that is mended
+                _delete(xom, index)
                 fill(xom.model.get_user(USER).create_stage(index, bases=(), **_CLOSED), files, store)
-        changed = _promote(xom, index, in_house)
+        changed = _promote(xom, index, in_house) or not complete
     return Published(index=index, files=len(files), changed=changed)
 
 
@@ -95,7 +96,8 @@ def prune(folder: Path, keep: Collection[str]) -> tuple[str, ...]:
     with writing(folder) as xom:
         removed = _stale(_current(xom), kept)
         for index in removed:
-            _delete(xom, index)
+            with xom.keyfs.write_transaction():
+                _delete(xom, index)
     return removed
 
 
@@ -317,10 +319,10 @@ def _check_in_house(stage: Any, place: str) -> None:
 
 
 def _delete(xom: Any, index: str) -> None:
-    with xom.keyfs.write_transaction():
-        stage = xom.model.getstage(USER, index)
-        if stage is not None:
-            stage.delete()
+    """Take an index away, within the caller's transaction."""
+    stage = xom.model.getstage(USER, index)
+    if stage is not None:
+        stage.delete()
 
 
 def _sweep(folder: Path, indexes: Collection[str]) -> None:

@@ -111,8 +111,30 @@ def test_publishing_again_after_damage_repairs_the_index(registry):
     server = devpi.server_folder(registry.folder)
     for lost in (*server.rglob(file.filename), server / ".lockstock"):
         lost.unlink()
-    registry.publish("0001-a", file)
+    assert registry.publish("0001-a", file).changed
     assert registry.files("lockstock-it") == {file.filename: file.sha256}
+
+
+def test_clients_find_the_index_while_it_is_mended(registry, monkeypatch):
+    files = [stock(registry, f"lockstock-it{n}") for n in range(3)]
+    registry.publish("0001-a", *files)
+    server, seen, fill = devpi.server_folder(registry.folder), [], devpi.fill
+
+    def look(*arguments: object) -> None:
+        seen.append(registry.projects())
+        fill(*arguments)
+        seen.append(registry.projects())
+
+    monkeypatch.setattr(devpi, "fill", look)
+    for lost in (*server.rglob(files[0].filename), server / ".lockstock"):
+        lost.unlink()
+    registry.publish("0001-a", *files)
+    assert seen == [[file.name for file in files]] * 2
+    registry.publish("0002-b", files[0])  # which opens the storage again, and completes what it finds there
+    assert len(list(server.rglob("*.whl"))) == len(files) + 1
+    registry.publish("0001-a", *files)
+    for file in files:
+        assert registry.files(file.name) == {file.filename: file.sha256}
 
 
 def test_files_are_hard_links_to_the_store(registry):
