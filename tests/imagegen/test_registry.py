@@ -76,7 +76,7 @@ def registry() -> Iterator[type[Expiring]]:
     )
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     handler.place = f"127.0.0.1:{server.server_port}/dev"  # type: ignore[attr-defined]  # only tests know it
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield handler
     server.shutdown()
     server.server_close()
