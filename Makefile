@@ -2,7 +2,7 @@
 EXAMPLE ?= service
 PYTHON = .venv/bin/python
 
-.PHONY: help demo image test lint bench clean
+.PHONY: help demo image test cover lint bench clean
 
 help:  ## Show what there is
 	@grep -hE '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 10
@@ -19,7 +19,10 @@ test:  ## Run the linters and all tests
 	@sh .ci/prepare test
 	@$(MAKE) --no-print-directory lint
 	@# Indexes, engines and clocks of a busy machine get one more try, which is shown.
-	$(PYTHON) -m pytest -n 2 --dist loadscope --reruns 1 --cov --cov-report=term:skip-covered $(ARGS)
+	$(PYTHON) -m pytest -n 2 --dist loadscope --reruns 1 $(ARGS)
+
+cover:  ## Run all tests and show what they leave out
+	@$(MAKE) --no-print-directory test ARGS="--cov --cov-report=term:skip-covered $(ARGS)"
 
 lint:  ## Check style and types
 	$(PYTHON) -m ruff check .

@@ -24,6 +24,14 @@ if os.environ.get("CI"):
 ENGINE = ("tests/imagegen/", "tests/test_newcomer.py")
 
 
+# What takes longest begins first, so that no worker waits for it at the end.
+LONGEST = "tests/mirror/test_killed.py"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
+
+
 class Scheduling(LoadScopeScheduling):
     """Keeps together what shares costly fixtures when tests run side by side: a file, the engine."""
 
