@@ -219,7 +219,7 @@ def registry(folder: Path) -> Iterator[str]:
         f"storage: {{filesystem: {{rootdirectory: {folder}/registry}}}}\n"
     )
     words = ["docker-registry", "serve", str(folder / "registry.yml")]
-    with subprocess.Popen(words, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             yield host
         finally:
