@@ -10,6 +10,7 @@ import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -181,8 +182,8 @@ def _converted(file: IO[bytes], folder: Path, base: Base) -> str:
             for path, diff_id in zip(described["Layers"], diff_ids, strict=True):
                 with tempfile.NamedTemporaryFile(dir=folder) as whole:
                     _copy(archive, str(path), whole)
-                    recipe, content = ["image", diff_id], Content(tar=plain(Path(whole.name)), facts={})
-                    made.append(layers.get(recipe, base.name, lambda content=content: content)[0])  # type: ignore[misc]
+                    make = partial(Content, tar=plain(Path(whole.name)), facts={})
+                    made.append(layers.get(["image", diff_id], base.name, make)[0])
     except (tarfile.TarError, ValueError, KeyError, TypeError, IndexError) as error:
         raise BaseError(f"what the engine gives is no image: {error}", where=base.name) from error
     return write_image(folder, config, made)

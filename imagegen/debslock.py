@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from urllib.parse import unquote
 
@@ -101,10 +101,9 @@ def deb_of(file: str, size: int, sha256: str) -> Deb:
 
 
 def _base(table: Table) -> LockedBase:
-    words: Callable[[str], str] = lambda key: _word(table, key, table.string(key))  # noqa: E731 - used twice
     base = LockedBase(
-        suite=words("suite"),
-        architecture=words("architecture"),
+        suite=_word(table, "suite", table.string("suite")),
+        architecture=_word(table, "architecture", table.string("architecture")),
         packages=tuple(sorted({_word(table, "packages", name) for name in table.strings("packages")})),
         debs=tuple(sorted(_debs(table), key=lambda deb: deb.file)),
     )

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -384,26 +385,26 @@ def test_two_runs_add_to_one_log(sandbox: Sandbox) -> None:
     records(sandbox, first, "twice")
 
 
-def test_what_a_killed_run_left_is_removed_by_the_next(sandbox: Sandbox) -> None:
-    config = str(sandbox.project.folder / "lockstock.toml")
-    command = [
-        sys.executable,
-        "-m",
-        "imagegen",
-        "run",
-        NAME,
-        "-p",
-        "test-run",
-        "--task",
-        "killed",
+@contextmanager
+def begun(sandbox: Sandbox, task: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A run in a process of its own, whose command has begun and will not end by itself."""
+    command = [sys.executable, "-m", "imagegen", "run", NAME, "-p", "test-run", "--task", task]
+    command += [
         "-c",
-        config,
+        str(sandbox.project.folder / "lockstock.toml"),
+        "--",
+        "sh",
+        "-c",
+        "echo begun; sleep 60",
     ]
-    with subprocess.Popen(
-        [*command, "--", "sh", "-c", "echo begun; sleep 60"], stdout=subprocess.PIPE
-    ) as child:
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
         assert child.stdout
         assert child.stdout.readline() == b"begun\n"
+        yield child
+
+
+def test_what_a_killed_run_left_is_removed_by_the_next(sandbox: Sandbox) -> None:
+    with begun(sandbox, "killed") as child:
         child.kill()
     assert left_behind(sandbox, "killed")
     ended = contain(sandbox, "", "true", task="killed")
@@ -414,25 +415,7 @@ def test_what_a_killed_run_left_is_removed_by_the_next(sandbox: Sandbox) -> None
 
 
 def test_an_interrupted_run_leaves_nothing(sandbox: Sandbox) -> None:
-    config = str(sandbox.project.folder / "lockstock.toml")
-    command = [
-        sys.executable,
-        "-m",
-        "imagegen",
-        "run",
-        NAME,
-        "-p",
-        "test-run",
-        "--task",
-        "stopped",
-        "-c",
-        config,
-    ]
-    with subprocess.Popen(
-        [*command, "--", "sh", "-c", "echo begun; sleep 60"], stdout=subprocess.PIPE
-    ) as child:
-        assert child.stdout
-        assert child.stdout.readline() == b"begun\n"
+    with begun(sandbox, "stopped") as child:
         child.send_signal(signal.SIGINT)
         assert child.wait(30) == 130
     assert left_behind(sandbox, "stopped") == []
