@@ -1,4 +1,4 @@
-"""What `docker login` left: user names and secrets for registries, from its file or its helpers."""
+"""What registries are told and trusted by: the secrets that `docker login` left, and their authorities."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import base64
 import binascii
 import json
 import os
+import ssl
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,9 @@ from typing import Any
 from imagegen.errors import PushError
 
 _LIMIT = 30
+
+# Where docker keeps what it trusts for one registry.
+CERTIFICATES = Path("/etc/docker/certs.d")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,3 +74,12 @@ def _from_helper(helper: str, registry: str) -> Credentials | None:
         return None
     answer = json.loads(ended.stdout)
     return Credentials(str(answer["Username"]), str(answer["Secret"])) if answer.get("Secret") else None
+
+
+def trust(registry: str) -> ssl.SSLContext:
+    """Trust what this host does, and what docker does for this registry."""
+    context = ssl.create_default_context()
+    authority = CERTIFICATES / registry / "ca.crt"
+    if authority.is_file():
+        context.load_verify_locations(authority)
+    return context

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,13 +15,12 @@ from urllib.parse import urljoin
 import httpx
 
 from imagegen.answers import FAULTS, check, distrusts, is_final, speaks_no_tls, token_of
-from imagegen.credentials import Credentials
+from imagegen.credentials import CERTIFICATES, Credentials, trust
 from imagegen.errors import PushError
 from imagegen.reference import Reference
 from imagegen.referrers import MANIFEST_TYPE, Referrer, blob_digest, fallback_tag
 
 _CHALLENGE = re.compile(r'(\w+)="([^"]*)"')
-_CERTIFICATES = Path("/etc/docker/certs.d")
 _PIECE = 16 << 20
 _CHUNK = 1 << 20
 _INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
@@ -60,7 +58,7 @@ class Repository:
         self._credentials = credentials
         self._pause = pause
         self._client = httpx.Client(
-            verify=_trust(reference.registry), timeout=_TIMEOUT, follow_redirects=False
+            verify=trust(reference.registry), timeout=_TIMEOUT, follow_redirects=False
         )
         self._authorization: dict[str, str] = {}
         self._root = f"https://{reference.registry}/v2/"
@@ -345,16 +343,7 @@ class Repository:
         hint = "check the name and the network, then try again: what arrived is not sent twice"
         if distrusts(error):
             hint = (
-                f"put the registry's CA into {_CERTIFICATES}/{self.reference.registry}/ca.crt, or name a "
+                f"put the registry's CA into {CERTIFICATES}/{self.reference.registry}/ca.crt, or name a "
                 "bundle in SSL_CERT_FILE"
             )
         return PushError(f"it cannot be reached: {error}", where=str(self.reference), hint=hint)
-
-
-def _trust(registry: str) -> ssl.SSLContext:
-    """Trust what this host does, and what docker does for this registry."""
-    context = ssl.create_default_context()
-    authority = _CERTIFICATES / registry / "ca.crt"
-    if authority.is_file():
-        context.load_verify_locations(authority)
-    return context
