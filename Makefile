@@ -33,12 +33,14 @@ bench:  ## Measure against peers (minutes; needs the network)
 	@sh .ci/prepare test
 	$(PYTHON) -m benchmarks.refresh
 	$(PYTHON) -m benchmarks.fill
+	$(PYTHON) -m benchmarks.parse
 	$(PYTHON) -m benchmarks.scale
 	$(PYTHON) -m benchmarks.build
 	$(PYTHON) -m benchmarks.bytecode
 	$(PYTHON) -m benchmarks.npm
-	@# Last, for it needs nginx, which nothing else does.
+	@# Last, for these need Debian's nginx, squid and tinyproxy, which nothing else does.
 	$(PYTHON) -m benchmarks.serve
+	$(PYTHON) -m benchmarks.gate
 
 clean:  ## Remove the environment and the examples' mirrors
 	rm -rf .venv examples/*/.lockstock examples/*/dist .coverage* .mypy_cache .pytest_cache .ruff_cache
