@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -116,16 +115,16 @@ def write_context(entries: tuple[Entry, ...], folder: Path) -> None:
             where=str(folder),
             hint="name a new folder after -o",
         )
+    folder = folder.resolve()  # of `.` and of links, too, the whole folder is replaced
     folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as name:
+        fresh = Path(name, "fresh")
+        fresh.mkdir()
         fresh.chmod(0o755)
         write_folder(entries, fresh)
         if folder.exists():
-            shutil.rmtree(folder)
+            folder.rename(Path(name, "earlier"))
         fresh.rename(folder)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def _is_ours(folder: Path) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import os
 import ssl
@@ -39,7 +38,7 @@ def find_credentials(registry: str, folder: Path | None = None) -> Credentials |
         helper = (config.get("credHelpers") or {}).get(registry) or config.get("credsStore")
         found = _from_helper(helper, registry) if helper else None
         return found or _from_file(config.get("auths") or {}, registry)
-    except (ValueError, AttributeError, KeyError, OSError, subprocess.SubprocessError) as error:
+    except (ValueError, TypeError, AttributeError, KeyError, OSError, subprocess.SubprocessError) as error:
         raise PushError(
             "docker's configuration, or a helper that it names, cannot be used",
             where=str(file),
@@ -51,10 +50,7 @@ def _from_file(auths: Mapping[str, Any], registry: str) -> Credentials | None:
     entry = auths.get(registry) or auths.get(f"https://{registry}") or {}
     if not entry.get("auth"):
         return None
-    try:
-        user, _, secret = base64.b64decode(entry["auth"], validate=True).decode().partition(":")
-    except binascii.Error as error:
-        raise ValueError("auth is not base64") from error
+    user, _, secret = base64.b64decode(entry["auth"], validate=True).decode().partition(":")
     return Credentials(user, secret)
 
 
@@ -77,9 +73,16 @@ def _from_helper(helper: str, registry: str) -> Credentials | None:
 
 
 def trust(registry: str) -> ssl.SSLContext:
-    """Trust what this host does, and what docker does for this registry."""
+    """Trust what this host does, and what docker does for this registry. Raises PushError."""
     context = ssl.create_default_context()
     authority = CERTIFICATES / registry / "ca.crt"
     if authority.is_file():
-        context.load_verify_locations(authority)
+        try:
+            context.load_verify_locations(authority)
+        except OSError as error:
+            raise PushError(
+                f"it holds no certificates that can be read: {error}",
+                where=str(authority),
+                hint="put the registry's CA there in PEM, or remove the file",
+            ) from error
     return context

@@ -87,7 +87,7 @@ def inspect(source: Source, name: str, text: str, key: VerifyKey | None = None) 
         config = dict(json.loads(config_data))
         layers = _layers(manifest, config)
         labels = {str(k): str(v) for k, v in ((config.get("config") or {}).get("Labels") or {}).items()}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         raise PushError("its configuration cannot be read", where=text) from None
     evidence = read_evidence(digest, source.referrers(digest), key)
     origin = _origin(evidence)

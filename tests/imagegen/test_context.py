@@ -68,6 +68,21 @@ def test_a_context_replaces_an_earlier_one(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+@pytest.mark.parametrize("written", [".", "../link"])
+def test_a_context_in_this_folder_or_behind_a_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (tmp_path / "link").symlink_to(out)
+    for _ in range(2):
+        monkeypatch.chdir(out)
+        write_context(render(PLANS["image-context"]), Path(written))
+
+    assert (out / "Dockerfile").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "out"]
+
+
 @pytest.mark.parametrize("kind", ["folder", "file"])
 def test_what_is_not_a_context_stays(tmp_path: Path, kind: str) -> None:
     out = tmp_path / "out"

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from imagegen.difference import difference
+from imagegen.errors import PushError
 from imagegen.inspection import inspect
 from imagegen.oci import digest_of
 from imagegen.referrers import Referrer, Subject, make_referrer
@@ -21,7 +23,12 @@ KEYS = st.sampled_from(
      "resolvedDependencies", "runDetails", "builder", "version", "group", "manifests", "platform"]
 )  # fmt: skip
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.just("pkg:npm/a"),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.just(float("inf"))
+    | st.text(max_size=5)
+    | st.just("pkg:npm/a"),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4),
     max_leaves=12,
 )
@@ -61,3 +68,10 @@ def test_anything(manifest: Any, config: Any, bill: Any, predicate: Any) -> None
             continue
         assert json.dumps(found.to_json())
         assert difference(found, found).fetch == 0
+
+
+def test_a_size_without_an_end() -> None:
+    manifest = {"config": {"digest": "sha256:1"}, "layers": [{"digest": "sha256:2", "size": float("inf")}]}
+
+    with pytest.raises(PushError, match="its configuration cannot be read"):
+        inspect(Told(manifest, {}, {}, {}), "latest", "dev")

@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from imagegen import credentials
 from imagegen.credentials import Credentials, find_credentials
 from imagegen.errors import BadReferenceError, PushError
 from imagegen.push import tags_of, write_lock
@@ -295,13 +296,24 @@ class TestCredentials:
 
     @pytest.mark.parametrize(
         "text", ["{", "[]", '{"auths": {"r.example": {"auth": "?"}}}', '{"credsStore": "../evil"}',
-                 '{"credsStore": "nosuchhelper"}'],
+                 '{"credsStore": "nosuchhelper"}', '{"auths": {"r.example": {"auth": 1}}}',
+                 '{"credsStore": 1}'],
     )  # fmt: skip
     def test_a_broken_file(self, tmp_path: Path, text: str) -> None:
         (tmp_path / "config.json").write_text(text)
 
         with pytest.raises(PushError, match="docker's configuration"):
             find_credentials("r.example", tmp_path)
+
+    def test_an_authority_that_is_none(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(credentials, "CERTIFICATES", tmp_path)
+        (tmp_path / "r.example").mkdir()
+        (tmp_path / "r.example" / "ca.crt").write_text("no certificate")
+
+        with pytest.raises(PushError, match="no certificates that can be read") as caught:
+            credentials.trust("r.example")
+
+        assert caught.value.where == str(tmp_path / "r.example" / "ca.crt")
 
 
 def test_tags() -> None:
