@@ -65,8 +65,8 @@ def _site(root: RootFs, python: str) -> Entry:
     path = f"etc/python{python}/sitecustomize.py"
     if path not in root.files or root.prefix != "/usr":
         path = f"{root.prefix.lstrip('/')}/lib/python{python}/sitecustomize.py"
-    start = root.files[path].content.decode() if path in root.files else ""
-    return Entry(path=path, content=(start + HOOK).encode())
+    start = root.files[path].content if path in root.files else b""
+    return Entry(path=path, content=start + HOOK.encode())
 
 
 def _accounts(plan: ImagePlan, root: RootFs) -> Iterable[Entry]:

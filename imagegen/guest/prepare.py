@@ -37,9 +37,10 @@ def add_account(etc: Path, user: str, uid: int, home: str, shell: str) -> None:
 
 
 def _replace(file: Path, name: str, number: int | None, line: str) -> None:
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    kept = [entry for entry in lines if not _is_account(entry, name, number)]
-    file.write_text("\n".join([*kept, line]) + "\n", encoding="utf-8")
+    # Names of people are there in whatever encoding.
+    text = file.read_bytes().decode("utf-8", "surrogateescape") if file.exists() else ""
+    kept = [entry for entry in text.split("\n") if entry and not _is_account(entry, name, number)]
+    file.write_bytes(("\n".join([*kept, line]) + "\n").encode("utf-8", "surrogateescape"))
 
 
 def _is_account(entry: str, name: str, number: int | None) -> bool:
@@ -53,21 +54,20 @@ def add_hook(stdlib: Path, module: Path) -> None:
     shutil.copyfile(module, copy)
     py_compile.compile(str(copy), doraise=True)
     start = (stdlib / "sitecustomize.py").resolve()
-    text = start.read_text(encoding="utf-8") if start.exists() else ""
-    if HOOK not in text:
-        start.write_text(text + HOOK, encoding="utf-8")
+    before = start.read_bytes() if start.exists() else b""
+    if HOOK.encode() not in before:
+        start.write_bytes(before + HOOK.encode())
 
 
-def unpack_uv(wheels: Path, target: Path) -> None:
-    """Put the programs of the stocked uv wheel into `target`; of several, the last by name."""
-    for wheel in sorted(wheels.glob("uv-*.whl"))[-1:]:
-        target.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(wheel) as archive:
-            for member in archive.namelist():
-                if PurePosixPath(member).match("uv-*.data/scripts/uv*"):
-                    program = target / PurePosixPath(member).name
-                    program.write_bytes(archive.read(member))
-                    program.chmod(0o755)
+def unpack_uv(wheel: Path, target: Path) -> None:
+    """Put the programs of uv's wheel into `target`."""
+    target.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(wheel) as archive:
+        for member in archive.namelist():
+            if PurePosixPath(member).match("uv-*.data/scripts/uv*"):
+                program = target / PurePosixPath(member).name
+                program.write_bytes(archive.read(member))
+                program.chmod(0o755)
 
 
 def make_folders(paths: list[Path], uid: int) -> None:
@@ -83,13 +83,15 @@ def main() -> None:
     parser.add_argument("--user", required=True)
     parser.add_argument("--uid", type=int, required=True)
     parser.add_argument("--workspace", type=Path, required=True)
+    parser.add_argument("--uv", help="the file name of uv's wheel")
     arguments = parser.parse_args()
     home = Path("/home", arguments.user)
     shell = "/bin/bash" if Path("/bin/bash").exists() else "/bin/sh"
     add_account(Path("/etc"), arguments.user, arguments.uid, str(home), shell)
     make_folders([home, arguments.workspace, HOME / "venv"], arguments.uid)
     add_hook(Path(sysconfig.get_path("stdlib")), HOME / "lib" / "offline.py")
-    unpack_uv(HOME / "wheels", HOME / "tools" / "bin")
+    if arguments.uv:
+        unpack_uv(HOME / "wheels" / arguments.uv, HOME / "tools" / "bin")
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ import shutil
 import ssl
 from pathlib import Path
 
-_DEFAULT = ssl.get_default_verify_paths().openssl_cafile
-_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
+# Where OpenSSL looks, and where Debian has it.
+_BUNDLES = (ssl.get_default_verify_paths().openssl_cafile, "/etc/ssl/certs/ca-certificates.crt")
 
 libc, libc_version = platform.libc_ver()
 print(
@@ -22,9 +22,7 @@ print(
             "libc_version": libc_version,
             "git": bool(shutil.which("git")),
             "venv": all(importlib.util.find_spec(name) for name in ("venv", "ensurepip")),
-            "ca": any(
-                Path(file).exists() for file in (ssl.get_default_verify_paths().openssl_cafile, _BUNDLE)
-            ),
+            "ca": any(Path(file).exists() for file in _BUNDLES),
             "node": all(shutil.which(name) for name in ("node", "npm")),
         }
     )

@@ -9,7 +9,7 @@ from imagegen.context import render, wheels, write_context
 from imagegen.errors import BuildError, NotStockedError
 from imagegen.plan import ImagePlan, make_plan
 from imagegen.spec import DockerBase, ImageSpec
-from tests.imagegen.plans import ALPHA, BASE, SNAPSHOT, SPEC, TARGET, snapshot
+from tests.imagegen.plans import ALPHA, BASE, SNAPSHOT, SPEC, TARGET, UV, artifact, snapshot
 
 SCENARIOS = Path(__file__).parent.parent / "scenarios"
 BARE = ImageSpec(name="bare", base=DockerBase(reference="registry.example/python:3.11"), locks=("app",))
@@ -27,6 +27,16 @@ def test_renders_what_the_scenario_shows(scenario: str) -> None:
     rendered = {e.path: e.content for e in render(PLANS[scenario]) if "/lockstock/lib/" not in e.path}
 
     assert {path: content.decode() for path, content in rendered.items()} == expected  # type: ignore[union-attr]
+
+
+def test_uv_is_the_stocked_tool_and_not_one_that_a_lock_names() -> None:
+    locked = artifact("uv-0.10.0-py3-none-manylinux_2_17_x86_64.whl", "f")
+    plan = make_plan(SPEC, snapshot(app=(ALPHA, locked), __tools=(UV,)), TARGET, BASE, templates="t")
+
+    (dockerfile,) = [entry.content for entry in render(plan) if entry.path == "Dockerfile"]
+
+    assert plan.uv == UV
+    assert f'"--uv", "{UV.filename}"]'.encode() in dockerfile  # type: ignore[operator]  # these are bytes
 
 
 def test_programs_can_be_run() -> None:

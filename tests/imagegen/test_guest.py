@@ -178,6 +178,18 @@ def test_an_account_takes_the_place_of_another(tmp_path: Path) -> None:
     ).read_text() == "root:*:1::::::\n1000:*:1::::::\nsandbox:!:3652:0:99999:7:::\n"
 
 
+def test_accounts_and_modules_in_another_encoding_stay_as_they_are(tmp_path: Path) -> None:
+    old = "root:x:0:0:René:/root:/bin/sh\n".encode("latin-1")
+    (tmp_path / "passwd").write_bytes(old)
+    (tmp_path / "sitecustomize.py").write_bytes(b"# -*- coding: latin-1 -*- Ren\xe9\n")
+
+    prepare.add_account(tmp_path, "sandbox", 1000, "/home/sandbox", "/bin/bash")
+    prepare.add_hook(tmp_path, Path(str(offline.__file__)))
+
+    assert (tmp_path / "passwd").read_bytes().startswith(old)
+    assert (tmp_path / "sitecustomize.py").read_bytes().startswith(b"# -*- coding: latin-1 -*- Ren\xe9\n")
+
+
 def test_the_hook_is_added_once_and_keeps_what_was_there(tmp_path: Path) -> None:
     stdlib, etc = tmp_path / "lib", tmp_path / "etc"
     stdlib.mkdir()
@@ -199,20 +211,14 @@ def test_the_hook_is_added_once_and_keeps_what_was_there(tmp_path: Path) -> None
 
 def test_uv_is_unpacked_from_its_wheel(tmp_path: Path) -> None:
     programs = {f"uv-0.9.data/scripts/{name}": name for name in ("uv", "uvx")}
-    make_wheel(
+    wheel = make_wheel(
         tmp_path, "uv", "0.9", files={**programs, "uv/__init__.py": "", "uv-0.9.data/scripts/../evil": "x"}
     )
 
-    prepare.unpack_uv(tmp_path, tmp_path / "bin")
+    prepare.unpack_uv(wheel, tmp_path / "bin")
 
     assert sorted(file.name for file in (tmp_path / "bin").iterdir()) == ["uv", "uvx"]
     assert stat.S_IMODE((tmp_path / "bin" / "uv").stat().st_mode) == 0o755
-
-
-def test_without_uv_nothing_is_unpacked(tmp_path: Path) -> None:
-    prepare.unpack_uv(tmp_path, tmp_path / "bin")
-
-    assert not (tmp_path / "bin").exists()
 
 
 def test_a_real_pip_says_one_sentence(tmp_path: Path) -> None:
