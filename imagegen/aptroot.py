@@ -14,11 +14,11 @@ from pathlib import Path
 from imagegen.apt import Source
 from imagegen.debslock import Deb, deb_of
 from imagegen.errors import BaseError
+from lockfiles.urls import without_credentials
 
 # What every system has, in apt's patterns, and apt itself: the same that mmdebstrap's minbase starts from.
 SYSTEM = ("?essential", "?priority(required)", "apt")
 _URI = re.compile(r"'[^']*' (?P<file>\S+) (?P<size>\d+) SHA256:(?P<sha256>[0-9a-f]{64})")
-_CREDENTIALS = re.compile(r"//[^/@\s]+@")
 # How this host reaches its archives (proxies, certificates, time-outs), but not what it fetches from them.
 _REACH = re.compile(r"Acquire::(?!IndexTargets|Languages|GzipIndexes|Allow)\S+ ")
 _LIMIT = 3600
@@ -150,6 +150,6 @@ def _config(folder: Path, architecture: str) -> str:
 
 
 def _reason(said: str) -> str:
-    lines = [_CREDENTIALS.sub("//", line.strip()) for line in said.splitlines() if line.strip()]
+    lines = [without_credentials(line.strip()) for line in said.splitlines() if line.strip()]
     errors = [line.removeprefix("E: ") for line in lines if line.startswith("E: ")]
     return (errors or lines or ["it said nothing"])[0]

@@ -237,9 +237,13 @@ def _settings(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     for name, kind in _SETTINGS.items():
         value = settings.get(name)
         strange = value is not None and not isinstance(value, kind)
-        if strange or (name == "Env" and not all(isinstance(line, str) for line in value or ())):
+        if strange or (name == "Env" and not all(map(_is_variable, value or ()))):
             raise BaseError(f"{name} in its configuration is malformed", where=where)
     return settings
+
+
+def _is_variable(line: object) -> bool:
+    return isinstance(line, str) and "\0" not in line
 
 
 def _merge(layers: Iterable[Layer], held: _Held, tarball: Path, where: str) -> None:

@@ -28,6 +28,7 @@ from imagegen.debslock import LockedBase
 from imagegen.errors import BaseError
 from imagegen.live import Progress
 from imagegen.spec import DebianBase
+from lockfiles.urls import without_credentials
 from mirror.store import Store, disk_errors, sync_folder
 
 # What a sandbox needs besides its packages: an editor, an init that reaps, and time zones.
@@ -39,7 +40,6 @@ _INCLUDED = ("/usr/share/doc/*/copyright",)
 # Names of the host, and archives that no sandbox reaches and whose addresses may hold credentials.
 _OF_THE_HOST = ("etc/hostname", "etc/resolv.conf", "etc/apt/sources.list", "etc/apt/sources.list.d/*")
 _CHANGING = ("etc/machine-id", "var/cache/debconf/*-old", "var/log/*log", "var/log/[bw]tmp")
-_CREDENTIALS = re.compile(r"//[^/@\s]+@")
 _TAIL = 12
 _PAUSE = 0.1
 
@@ -206,13 +206,15 @@ def _run(order: _Order, sources: str, out: IO[bytes], log: IO[bytes], lock: int,
 def _follow(process: subprocess.Popen[bytes], log: Path, progress: Progress) -> list[str]:
     """Show what a log says until the process ends, and give the last lines."""
     last: deque[str] = deque(maxlen=_TAIL)
-    with log.open(encoding="utf-8", errors="replace", newline="") as lines:
-        running = True
+    with log.open(encoding="utf-8", errors="replace", newline="") as said:
+        running, rest = True, ""
         while running:
             running = process.poll() is None
-            for text in re.split(r"[\r\n]+", lines.read()):
+            # Half a line may be half a password, by which it is not known as one.
+            *lines, rest = re.split(r"[\r\n]+", rest + said.read())
+            for text in lines if running else [*lines, rest]:
                 if text.strip():
-                    last.append(_CREDENTIALS.sub("//", text.strip()))
+                    last.append(without_credentials(text.strip()))
                     progress.detail(last[-1].removeprefix("I: "))
             time.sleep(_PAUSE if running else 0)
     return list(last)

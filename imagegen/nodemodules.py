@@ -135,10 +135,8 @@ def _entry(file: Path, path: str) -> Entry:
 
 def _part(path: PurePosixPath, top: PurePosixPath, count: int) -> int:
     """Say which part has a path: what is no package's, and changes with any of them, is in the first."""
-    if count == 1 or not path.is_relative_to(top):
-        return 0
-    inside = path.relative_to(top).parts
-    if inside[0].startswith("."):
+    inside = path.relative_to(top).parts if path.is_relative_to(top) else ()
+    if count == 1 or not inside or inside[0].startswith("."):
         return 0
     name = "/".join(inside[: 2 if inside[0].startswith("@") else 1])
     return 1 + int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) % (count - 1)

@@ -90,7 +90,7 @@ def _project(config: Config, spec: ImageSpec, snapshot: Snapshot, folder: str, l
         files[path] = _text(spec, config, path)
     assert spec.project is not None  # noqa: S101 - its locks were found in it
     settings = spec.project / folder / _SETTINGS
-    if settings.is_file() and (kept := _KEPT.findall(settings.read_text(encoding="utf-8"))):
+    if settings.is_file() and (kept := _KEPT.findall(settings.read_text(encoding="utf-8", errors="replace"))):
         files[posixpath.join(folder, _SETTINGS)] = "".join(f"{line.strip()}\n" for line in kept)
     ordered = {posixpath.normpath(path): files[path] for path in sorted(files)}
     return NodeProject(folder=folder, files=ordered, scripts=tuple(sorted(_scripts(listed))))

@@ -91,6 +91,19 @@ def test_a_failure_says_what_apt_said_without_credentials(tmp_path: Path, preten
     assert [file.name for file in (tmp_path / "bases").iterdir()] == [".lock"]
 
 
+def test_half_a_line_shows_no_half_of_a_password(tmp_path: Path, pretend: Path) -> None:
+    program(
+        pretend,
+        "printf 'I: fetching http://me:sec' >&2; sleep 0.5\n"
+        "printf 'ret@archive.example/x\\n' >&2; cat > /dev/null; printf tar",
+    )
+    told = Told()
+
+    bases.make(BASE, tmp_path / "bases", told)
+
+    assert told.lines[2:] == ["fetching http://archive.example/x"]
+
+
 def test_a_missing_program_is_named_with_the_command_that_installs_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

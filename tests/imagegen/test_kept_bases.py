@@ -90,6 +90,7 @@ def test_what_has_its_name_is_on_the_disk(base: BaseLayout, monkeypatch: pytest.
     ("settings", "reason"),
     [
         (["Env"], "no JSON object"),
+        ({"Env": ["A=\0"]}, "Env in its configuration"),
         ("Env", "no JSON object"),
         ({"Env": 5}, "Env"),
         ({"Env": [5]}, "Env"),

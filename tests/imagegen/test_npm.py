@@ -324,6 +324,8 @@ class TestInstall:
 
     def test_what_decides_the_tree(self, web: Project) -> None:
         (web.folder / "web" / ".npmrc").write_text("//r.example/:_authToken=secret\nlegacy-peer-deps=true\n")
+        with (web.folder / "web" / ".npmrc").open("ab") as settings:
+            settings.write(b"; Ren\xe9\n")
         found = read(web)
         assert found.folder == "web"
         assert set(found.files) == {"web/package.json", "web/package-lock.json", "web/.npmrc"}
@@ -375,7 +377,7 @@ def test_the_parts_of_a_tree() -> None:
     assert (parts(plan("web")), parts(many), parts(replace(many, layers=12))) == (1, 8, 3)
     top = PurePosixPath("workspace/node_modules")
     own = [PurePosixPath("workspace/package.json"), top / ".bin" / "tool", top / ".package-lock.json"]
-    assert {_part(path, top, 8) for path in own} == {0}
+    assert {_part(path, top, 8) for path in (*own, top)} == {0}
     assert _part(top / "@s" / "a" / "x.js", top, 8) == _part(top / "@s" / "a" / "node_modules" / "b", top, 8)
     spread = {_part(top / name / "x.js", top, 8) for name in "abcdefghijklmnopqrstuvwxyz"}
     assert len(spread) > 4
