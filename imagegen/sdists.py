@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from packaging.utils import canonicalize_name, parse_wheel_filename
+from packaging.version import Version
 
 from imagegen.context import guest_program
 from imagegen.engines.root import BaseRoot
@@ -176,7 +177,8 @@ def _only_wheel(sdist: Stocked, folder: Path) -> Path:
     try:
         (wheel,) = found
         name, built = parse_wheel_filename(wheel.name)[:2]
-        if (name, str(built)) == (canonicalize_name(sdist.name), sdist.version):
+        # A lock may write a version otherwise than the file names of wheels do: 2021.01 for 2021.1.
+        if (name, built) == (canonicalize_name(sdist.name), Version(sdist.version)):
             return wheel
         reason = f"its build made {wheel.name}"
     except ValueError:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
@@ -20,6 +19,7 @@ from imagegen.archive import Entry, tar_stream
 from imagegen.compression import plain
 from imagegen.engines.container import Ran
 from imagegen.engines.root import run_bounded
+from imagegen.engines.untar import untar
 from imagegen.errors import BuildError, EngineUnavailableError
 from imagegen.merged import merge
 from imagegen.oci import Image, ImageLayout
@@ -55,8 +55,12 @@ class Box:
             self._folder.mkdir(mode=0o700, parents=True)
             self._root = Path(tempfile.mkdtemp(dir=self._folder))
             self._root.chmod(0o755)
-        self._unpack()
-        self._name_loopback()
+        try:
+            self._unpack()
+            self._name_loopback()
+        except BaseException:  # half of it is of no use, and may be what fills the disk
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise
         return self
 
     def __exit__(
@@ -115,9 +119,6 @@ class Box:
             hosts.parent.mkdir(exist_ok=True)
             hosts.write_text(_HOSTS)
 
-    def _untar(self, folder: Path, words: Sequence[str], data: bytes | None = None) -> None:
-        options = ["-x", "-p", "--no-same-owner", "--exclude=./dev/*", "-C", str(folder)]
-        ended = subprocess.run(["tar", *options, *words], input=data, capture_output=True, check=False)
-        if ended.returncode:
-            reason = ended.stderr.decode(errors="replace").strip()[-300:]
-            raise BuildError(f"a layer cannot be unpacked: {reason}", where=str(self._folder))
+    def _untar(self, folder: Path, options: Sequence[str], data: bytes = b"") -> None:
+        words = ["-p", "--exclude=./dev/*", *options]
+        untar(folder, words, what="a layer", where=str(self._folder), data=data)

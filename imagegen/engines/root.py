@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
-import os
-import re
 import shutil
 import subprocess
 import tarfile
@@ -14,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from imagegen.engines.untar import UMASK, untar
 from imagegen.errors import BuildError, UnsupportedError
 from imagegen.live import Progress
 from imagegen.oci import EPOCH
@@ -26,13 +24,9 @@ _BOUND = ("etc", "usr")
 _LINKS = ("bin", "lib", "lib64", "sbin")
 # Part of a root's name: raise it when more or other parts are unpacked.
 _FORM = "3"
-# How tar tells of a disk or quota that is full.
-_FULL = re.compile(r"No space left on device|Disk quota exceeded|File too large|Wrote only \d+ of")
 _LIMIT = 1800
 _TIMED_OUT = 124
 _KEPT = 256 * 1024
-# Nobody in particular is to run what is unpacked.
-_UMASK = 0o022
 # What is made must depend neither on chance nor on who makes it, where and when.
 _ENVIRONMENT = {
     "PATH": "/usr/local/bin:/usr/bin:/bin",
@@ -136,22 +130,8 @@ class BaseRoot:
                 shutil.rmtree(fresh, ignore_errors=True)
 
     def _extract(self, fresh: Path) -> None:
-        words = ["tar", "-x", "--no-same-owner", "--no-same-permissions", "-C", str(fresh)]
-        ended = subprocess.run(
-            [*words, "-f", str(self._tarball), *self._parts()],
-            capture_output=True,
-            check=False,
-            text=True,
-            errors="replace",
-            env={**os.environ, "LC_ALL": "C.UTF-8"},
-            umask=_UMASK,
-        )
-        if _FULL.search(ended.stderr):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(fresh))
-        if ended.returncode:
-            raise BuildError(
-                f"the base cannot be unpacked: {ended.stderr.strip()[-300:]}", where=str(self._tarball)
-            )
+        options = ["--no-same-permissions", "-f", str(self._tarball), *self._parts()]
+        untar(fresh, options, what="the base", where=str(self._tarball))
 
     def _parts(self) -> list[str]:
         """Give those of the parts that the base has: tar fails for one that it lacks."""
@@ -183,7 +163,7 @@ def run_bounded(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        umask=_UMASK,
+        umask=UMASK,
     ) as process:
         assert process.stdout is not None  # noqa: S101 - for the type checker
         while chunk := process.stdout.read1():  # type: ignore[attr-defined]  # it is buffered
