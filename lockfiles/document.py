@@ -80,6 +80,13 @@ class Table:
         except ValueError as error:
             raise self.fault(key, redact(str(error))) from error
 
+    def required(self, key: str, parse: Callable[[str], _T]) -> _T:
+        """Give what `parse` makes of the string at `key`, which must be there."""
+        value = self.parsed(key, parse)
+        if value is None:
+            raise self._missing(key)
+        return value
+
     @overload
     def string(self, key: str) -> str: ...
     @overload
@@ -153,8 +160,11 @@ class Table:
 
     def _default(self, key: str, value: Any, default: Any) -> Any:
         if value is None and default is ...:
-            raise self.document.fault(self.path, f"{key!r} is missing")
+            raise self._missing(key)
         return default if value is None else value
+
+    def _missing(self, key: str) -> LockstockError:
+        return self.document.fault(self.path, f"{key!r} is missing")
 
 
 def parse_toml(name: str, text: str, error: type[LockstockError]) -> Table:
@@ -231,7 +241,7 @@ def format_path(path: Path) -> str:
     return text.removeprefix(".")
 
 
-_HEADER = re.compile(r"\s*(\[\[?)\s*([^\[\]]+?)\s*\]\]?\s*(#.*)?$")
+_HEADER = re.compile(r"\s*(\[\[?)([^\[\]]+)\]\]?\s*(#.*)?$")
 _KEY = re.compile(r"""\s*((?:[\w-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[\w-]+|"[^"]*"|'[^']*'))*)\s*=""")
 
 

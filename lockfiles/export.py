@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from lockfiles.errors import LockError
 from lockfiles.model import GitSource, Package, PathSource, UrlSource
 from lockfiles.select import Choice, Selection
-from lockfiles.urls import without_credentials
+from lockfiles.urls import redact, without_credentials
 
 
 def export_requirements(selection: Selection) -> str:
     """Give a requirements.txt with the one file of each package, for `pip install --require-hashes`.
 
     No hash can stand for a repository or a folder, and pip then refuses the whole file: these are
-    comments.
+    comments. Raises LockError where a version or a place would be read as more than that.
     """
     lines = [f"# for {selection.target}", *map(_pinned, selection.choices), *_comments(selection.sources)]
     return "".join(f"{line}\n" for line in lines)
@@ -23,9 +24,9 @@ def _pinned(choice: Choice) -> str:
     package, artifact = choice.package, choice.artifact
     if isinstance(package.source, UrlSource):
         place = f"#subdirectory={package.source.subdirectory}" if package.source.subdirectory else ""
-        requirement = f"{package.name} @ {without_credentials(package.source.url)}{place}"
+        requirement = f"{package.name} @ {_word(package, without_credentials(package.source.url) + place)}"
     else:
-        requirement = f"{package.name}=={package.version}"
+        requirement = f"{package.name}=={_word(package, package.version or '')}"
     digests = sorted(d for d in artifact.digests or package.digests if d.is_strong)
     return " \\\n    ".join([requirement, *(f"--hash={digest}" for digest in digests)])
 
@@ -33,6 +34,24 @@ def _pinned(choice: Choice) -> str:
 def _comments(sources: tuple[Package, ...]) -> Iterator[str]:
     for package in sources:
         if isinstance(package.source, GitSource):
-            yield f"# {package.name} @ git+{without_credentials(package.source.url)}@{package.source.commit}"
+            url = _word(package, without_credentials(package.source.url))
+            yield f"# {package.name} @ git+{url}@{package.source.commit}"
         elif isinstance(package.source, PathSource):
-            yield f"# {package.name} from {package.source.path}"
+            yield f"# {package.name} from {_line(package, package.source.path)}"
+
+
+def _word(package: Package, text: str) -> str:
+    """Give a version or a place: what follows a space pip takes for an option, such as another hash."""
+    if " " in text:
+        raise _unsafe(package, text)
+    return _line(package, text)
+
+
+def _line(package: Package, text: str) -> str:
+    if not text.isprintable():
+        raise _unsafe(package, text)
+    return text
+
+
+def _unsafe(package: Package, text: str) -> LockError:
+    return LockError(f"{package.name!r} has a version or a place that is none: {redact(text)!r}")

@@ -147,11 +147,13 @@ _WEAK_HINTS = {
 
 
 def _option(name: str, options: Mapping[str, tuple[str, ...]]) -> SdistUse | None:
+    """Say what pip's options ask for; one that names the package goes before one for all, as in pip."""
     uses: tuple[tuple[str, SdistUse], ...] = (("no-binary", "always"), ("only-binary", "never"))
-    for option, use in uses:
-        values = {value.strip() for text in options.get(option, ()) for value in text.split(",")}
-        if ":all:" in values or name in {str(canonicalize_name(value)) for value in values}:
-            return use
+    for wanted in (name, ":all:"):
+        for option, use in uses:
+            values = {value.strip() for text in options.get(option, ()) for value in text.split(",")}
+            if wanted in {str(canonicalize_name(value)) for value in values}:
+                return use
     return None
 
 

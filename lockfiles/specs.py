@@ -69,6 +69,13 @@ def parse_version(text: str) -> Version:
     return Version(text)
 
 
+def check_version(text: str) -> str:
+    """Give the text of a version back, as it is written (PEP 440). Raises ValueError."""
+    if parse_version(text) and text.isprintable() and " " not in text:
+        return text
+    raise ValueError(f"{text!r} is not a version")
+
+
 @_only_value_error
 def normalize(name: str) -> str:
     """Normalize the name of a package (PEP 503). Raises ValueError."""

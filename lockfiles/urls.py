@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from urllib.parse import unquote
 
-_CREDENTIALS = re.compile(r"(://)[^/@\s]+@")
+# Up to the last @ of the authority, as clients read it: a password may have one that is not escaped.
+_CREDENTIALS = re.compile(r"(://)[^/?#\s]*@")
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 
 

@@ -9,9 +9,8 @@ from fnmatch import fnmatchcase
 
 from lockfiles.errors import LockError
 from lockfiles.formats import bun, conda, npm, pdm, pipfile, pnpm, poetry, pylock, requirements, uv, yarn
+from lockfiles.formats.fields import Read
 from lockfiles.model import Ecosystem, Lock
-
-Read = Callable[[str], str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +76,7 @@ def detect(filename: str, text: str) -> str:
 
     Raises LockError where it is none of them.
     """
-    name = posixpath.basename(filename)
+    name, text = posixpath.basename(filename), _with_unix_lines(text)
     for key, known in FORMATS.items():
         if any(fnmatchcase(name, pattern) for pattern in known.names):
             return key
@@ -102,5 +101,10 @@ def parse(filename: str, text: str, read: Read | None = None) -> Lock:
     folder and inside it, or raises OSError or KeyError. Raises LockError naming file, line or
     path, and package.
     """
-    lock = FORMATS[detect(filename, text)].parse(filename, text, read)
+    lock = FORMATS[detect(filename, text)].parse(filename, _with_unix_lines(text), read)
     return replace(lock, filename=filename)
+
+
+def _with_unix_lines(text: str) -> str:
+    """Give a text as the readers take it: git on Windows ends lines otherwise."""
+    return text.replace("\r\n", "\n")

@@ -20,7 +20,8 @@ from lockfiles.urls import redact
 
 _FORMAT = "bun.lock"
 _VERSIONS = (0, 1, 2)
-_TRAILING = re.compile(r'("(?:[^"\\]|\\.)*")|//[^\n]*|,(?=\s*[}\]])', re.DOTALL)
+# A string that does not end is taken to the end: begun again at each quote, it would take for ever.
+_TRAILING = re.compile(r'("(?:[^"\\]|\\.?)*(?:"|\Z))|//[^\n]*|,(?=\s*[}\]])', re.DOTALL)
 _LABEL = re.compile(r"(?P<name>@?[^@]+)@(?P<version>.+)", re.DOTALL)
 _OWN = ("workspace:", "link:", "file:", "root:")
 _KIND = re.compile(r"[a-z+]+:")

@@ -53,9 +53,9 @@ def tarball_name(name: str, version: str) -> str:
 
 
 def parse_integrity(text: str) -> tuple[Digest, ...]:
-    """Read W3C Subresource Integrity, which may hold several digests, all but unknown ones.
+    """Read W3C Subresource Integrity, which may hold several digests.
 
-    Raises ValueError where one algorithm has two, since one file has one hash.
+    Raises ValueError for an algorithm that is not known, and where one has two, since one file has one hash.
     """
     found: dict[str, Digest] = {}
     for item in text.split():

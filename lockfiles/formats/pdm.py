@@ -26,7 +26,7 @@ from lockfiles.model import (
     Source,
     UrlSource,
 )
-from lockfiles.specs import normalize, parse_marker, parse_specifier
+from lockfiles.specs import check_version, normalize, parse_marker, parse_specifier
 from lockfiles.urls import is_commit
 
 _MAIN = "default"
@@ -145,14 +145,11 @@ def _join(extras: Sequence[str]) -> str:
 
 
 def _package(table: Table) -> Package:
-    name = table.parsed("name", normalize)
-    if name is None:
-        raise table.fault("", "'name' is missing")
     source = _source(table)
     url = source.url if isinstance(source, UrlSource) else None
     return Package(
-        name=name,
-        version=table.string("version", None),
+        name=table.required("name", normalize),
+        version=table.parsed("version", check_version),
         requires_python=str(requires)
         if (requires := table.parsed("requires_python", parse_specifier))
         else None,

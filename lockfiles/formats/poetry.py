@@ -27,7 +27,7 @@ from lockfiles.model import (
     Source,
     UrlSource,
 )
-from lockfiles.specs import normalize, parse_version
+from lockfiles.specs import check_version, normalize, parse_version
 from lockfiles.urls import is_commit
 
 _MAIN = "main"
@@ -101,14 +101,11 @@ def _marker(table: Table, groups: Sequence[str]) -> Marker | None:
 
 
 def _package(table: Table, files: Iterable[Table]) -> Package:
-    name = table.parsed("name", normalize)
-    if name is None:
-        raise table.fault("", "'name' is missing")
     source = _source(table.table("source"))
     url = source.url if isinstance(source, UrlSource) else None
     return Package(
-        name=name,
-        version=table.string("version"),
+        name=table.required("name", normalize),
+        version=table.required("version", check_version),
         artifacts=tuple(file_of(file, url) for file in files),
         source=source,
     )

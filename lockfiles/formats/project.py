@@ -5,14 +5,18 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from packaging.dependency_groups import resolve_dependency_groups
 from packaging.markers import Marker
+from packaging.utils import canonicalize_name
 
 from lockfiles.document import Table, parse_toml
 from lockfiles.errors import LockError
 from lockfiles.formats.fields import Read
 from lockfiles.specs import normalize, parse_requirement
+
+_MOST_REQUIREMENTS = 100_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,12 +98,31 @@ def _groups(top: Table) -> WantedBy:
     """Resolve `[dependency-groups]` (PEP 735)."""
     table = top.table("dependency-groups")
     try:
+        _check_size(table.value)
         return {
             name: _parsed(table, name, resolve_dependency_groups(dict(table.value), name))
             for name in table.value
         }
     except (ExceptionGroup, ValueError, TypeError, LookupError) as error:
         raise top.fault("dependency-groups", str(error)) from error
+    except RecursionError as error:
+        raise top.fault("dependency-groups", "nested too deeply") from error
+
+
+def _check_size(groups: Mapping[str, Any]) -> None:
+    """Refuse groups that include others so often that all in all they fill the memory. Raises ValueError."""
+    sizes: dict[str, int] = {}
+    by_name = {canonicalize_name(name): items for name, items in groups.items()}
+
+    def size(name: str) -> int:
+        if name not in sizes:
+            sizes[name] = 0  # what includes itself is refused when it is resolved
+            items = by_name.get(canonicalize_name(name), ())
+            sizes[name] = sum(size(str(i.get("include-group"))) if isinstance(i, dict) else 1 for i in items)
+        return sizes[name]
+
+    if sum(map(size, groups)) > _MOST_REQUIREMENTS:
+        raise ValueError("they stand for too many requirements")
 
 
 def _pdm_groups(top: Table) -> WantedBy:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from packaging.markers import Marker
@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 
 from lockfiles.errors import LockError, MissingHashError
 from lockfiles.filenames import name_and_version
+from lockfiles.formats.fields import Read, both
 from lockfiles.formats.requirement_lines import INCLUDES, OF_A_REQUIREMENT, Line, logical_lines
 from lockfiles.model import (
     Artifact,
@@ -29,8 +30,6 @@ from lockfiles.model import (
 )
 from lockfiles.specs import normalize, parse_marker, parse_requirement
 from lockfiles.urls import filename_of, redact, split_commit, split_fragment
-
-Read = Callable[[str], str]
 
 _NAME_AT_URL = re.compile(r"[A-Za-z0-9][\w.-]*\s*(?:\[[^\]]*\]\s*)?@")
 _SCHEME = re.compile(r"(?:[a-z]+\+)?[a-z]+:")
@@ -160,18 +159,12 @@ def _pinned(line: Line, requirement: Requirement, constraints: list[Line]) -> It
             yield Package(
                 name=normalize(requirement.name),
                 version=pin,
-                marker=_both(requirement.marker, limit.marker),
+                marker=both(requirement.marker, limit.marker),
                 digests=allowed,
                 line=line.number,
             )
     if not found:
         raise _unusable(line, requirement, version)
-
-
-def _both(one: Marker | None, other: Marker | None) -> Marker | None:
-    if one is None or other is None or one == other:
-        return one or other
-    return one & other
 
 
 def _version(requirement: Requirement) -> str | None:
@@ -213,9 +206,11 @@ def _located(line: Line, name: str, location: str, marker: Marker | None) -> Pac
     name = name or fragment.get("egg", "").partition("[")[0]
     try:
         source = _source(url, fragment.get("subdirectory"), line.editable)
-        package = Package(name=name or url, marker=marker, source=source, line=line.number)
+        if isinstance(source, GitSource):
+            name = name or _repository(source)
+        package = Package(name=name or redact(url), marker=marker, source=source, line=line.number)
         if isinstance(source, UrlSource):
-            package = _downloaded(line, package, url, fragment)
+            package = _downloaded(line, package, name, url, fragment)
         return replace(package, name=normalize(package.name)) if name else package
     except ValueError as error:
         raise LockError(redact(f"{name or location}: {error}"), where=line.where) from error
@@ -233,7 +228,12 @@ def _source(url: str, subdirectory: str | None, editable: bool) -> Source:
     return PathSource(path=path.partition("[")[0] or ".", editable=editable, subdirectory=subdirectory)
 
 
-def _downloaded(line: Line, package: Package, url: str, fragment: Mapping[str, str]) -> Package:
+def _repository(source: GitSource) -> str:
+    """Name what comes from a repository after it, where the line has no name. Raises ValueError."""
+    return normalize(source.url.rstrip("/").rpartition("/")[2].removesuffix(".git"))
+
+
+def _downloaded(line: Line, package: Package, name: str, url: str, fragment: Mapping[str, str]) -> Package:
     """Complete a package of a URL with its file; the URL's own fragment may hold the hash."""
     filename = filename_of(url)
     digests = _digests(line, package.name)
@@ -241,10 +241,10 @@ def _downloaded(line: Line, package: Package, url: str, fragment: Mapping[str, s
         Digest(key, value) for key, value in fragment.items() if key in ("sha256", "sha384", "sha512")
     )
     if not digests:
-        raise _unhashed(line, redact(package.name))
+        raise _unhashed(line, package.name)
     if len({d.algorithm for d in digests}) < len(set(digests)):
-        raise LockError(f"{redact(package.name)}: one file has one hash, not several", where=line.where)
-    name, version = _named(package.name if package.name != url else "", filename)
+        raise LockError(f"{package.name}: one file has one hash, not several", where=line.where)
+    name, version = _named(name, filename)
     return replace(
         package,
         name=name,

@@ -31,7 +31,7 @@ from lockfiles.model import (
     Source,
     UrlSource,
 )
-from lockfiles.specs import normalize, parse_specifier
+from lockfiles.specs import check_version, normalize, parse_specifier
 from lockfiles.urls import is_commit
 
 _LOCAL = ("virtual", "editable", "directory", "path")
@@ -197,12 +197,9 @@ def _entry(table: Table) -> _Entry:
     if isinstance(source, PathSource):
         files = []
     metadata = table.table("metadata")
-    name = table.parsed("name", normalize)
-    if name is None:
-        raise table.fault("", "'name' is missing")
     package = Package(
-        name=name,
-        version=table.string("version", None),
+        name=table.required("name", normalize),
+        version=table.parsed("version", check_version),
         artifacts=tuple(file_of(file, url) for file in files),
         source=source,
         extras=dict.fromkeys(metadata.strings("provides-extras", ()), ()),

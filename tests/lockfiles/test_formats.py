@@ -72,6 +72,8 @@ def uv_package(
         ("Pipfile.lock", "[]", "Pipfile.lock: not a JSON object"),
         ("Pipfile.lock", '{"_meta": {}, "default": {"a": {"hashes": ["x"]}}}', "default.a.hashes[0]: a digest is"),
         ("Pipfile.lock", '{"_meta": {}, "default": {"a": {"git": "https://h/r", "ref": "main"}}}', "must be pinned"),
+        ("uv.lock", UV + '[[package]]\nname = "a"\nversion = "1.0 --pre"\nsource = { virtual = "." }\n', "package[0].version: Invalid version: '1.0 --pre'"),
+        ("uv.lock", UV + '[[package]]\nname = "a"\nversion = "1.0\\n"\nsource = { virtual = "." }\n', "package[0].version: '1.0\\n' is not a version"),
         ("conda-lock.yml", "version: 1\n", "conda-lock.yml: conda packages cannot be stocked"),
     ],
 )  # fmt: skip

@@ -16,7 +16,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lockfiles.errors import LockstockError
+from lockfiles.errors import LockError, LockstockError
 from lockfiles.export import export_requirements
 from lockfiles.formats import FORMATS, detect, parse
 from lockfiles.rewrite import rewrite
@@ -114,6 +114,23 @@ def test_versions_that_packaging_reads_late() -> None:
             parse(name, text)
 
 
+@pytest.mark.parametrize(
+    "groups",
+    [
+        "".join(f'g{i} = [{{include-group = "g{i + 1}"}}]\n' for i in range(3000)) + "g3000 = []",
+        "".join(
+            f"g{i} = [{{include-group = 'g{i + 1}'}}, {{include-group = 'G{i + 1}'}}]\n" for i in range(30)
+        )
+        + "g30 = ['a']",
+    ],
+    ids=["a long chain", "a billion times one"],
+)
+def test_groups_that_include_others(groups: str) -> None:
+    project = {"pyproject.toml": f"[dependency-groups]\n{groups}"}
+    with pytest.raises(LockError, match=r"pyproject.toml:1: dependency-groups: "):
+        parse("uv.lock", 'version = 1\nrequires-python = ">=3.8"\n', project.__getitem__)
+
+
 @pytest.mark.parametrize("kind", FORMATS)
 @settings(deadline=None)
 @given(text=st.text(alphabet=st.sampled_from("ab=.[]{}\"'\n\\ -:;@#1<*~/,!\0\u2028"), max_size=200))
@@ -153,6 +170,8 @@ BOMBS = {
     "signs of yarn": "# yarn lockfile v1\n" + "a" * 1_000_000 + '@"' * 200_000,
     "trailing commas": '{"lockfileVersion": 1,' + ", " * 300_000,
     "signs of conda": "- manager:" * 200_000,
+    "strings that do not end": '{"lockfileVersion": 1, ' + '\\"' * 200_000 + "\\",
+    "a header that is text": '[[package]]\nname = "a"\nversion = 1\nx = """\n[' + " " * 100_000 + '\n"""',
 }
 
 

@@ -93,6 +93,13 @@ def test_faults_name_file_line_and_package(text: str, kind: type[LockError], mes
     assert "secret" not in str(caught.value) + caught.value.hint
 
 
+def test_what_has_no_name_is_called_after_its_repository() -> None:
+    (package,) = read(f"git+https://me:secret@git.example/group/Demo_X.git@{'c' * 40}").packages
+    assert package.name == "demo-x"
+    with pytest.raises(LockError, match=r"https://\*\*\*@git.example/"):
+        read(f"git+https://me:p@ss@git.example/@{'c' * 40}")
+
+
 def test_a_missing_hash_comes_with_a_hint() -> None:
     with pytest.raises(MissingHashError) as caught:
         read("flask==3.0")

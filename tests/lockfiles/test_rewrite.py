@@ -37,6 +37,12 @@ def test_only_urls_change(case: str) -> None:
     assert all(url and url.startswith("https://mirror.example/files/") for url in urls)
 
 
+def test_ends_of_lines_stay_as_they_are() -> None:
+    text = (LOCKS / "uv" / "uv.lock").read_text().replace("\n", "\r\n")
+    new = rewrite("uv.lock", text, mirrored)
+    assert new.replace("https://mirror.example/files/", "https://files.example/") == text != new
+
+
 def test_some_urls_may_stay_and_the_index_may_change() -> None:
     text = (LOCKS / "uv" / "uv.lock").read_text()
     assert rewrite("uv.lock", text, lambda artifact: None) == text

@@ -29,6 +29,13 @@ def read(case: str) -> Lock:
     return parse(file.name, file.read_text(), lambda path: (file.parent / path).read_text())
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_the_ends_of_lines_do_not_matter(case: str) -> None:
+    file = lock_file(case)
+    there = {path.name: path.read_text().replace("\n", "\r\n") for path in file.parent.iterdir()}
+    assert parse(file.name, there[file.name], there.__getitem__) == read(case)
+
+
 def selected(lock: Lock, choice: Mapping[str, Any]) -> Sequence[str]:
     """Name the files that are chosen, or versions where the index names the files, then the sources."""
     target, extras, groups = Target.parse(choice["target"]), choice.get("extras", ()), choice.get("groups")

@@ -12,7 +12,17 @@ from pip._internal.utils.compatibility_tags import get_supported
 from lockfiles.errors import LockError, MissingHashError, NoMatchingArtifactError
 from lockfiles.export import export_requirements
 from lockfiles.formats import parse
-from lockfiles.model import Artifact, Digest, Lock, Package, UrlSource
+from lockfiles.model import (
+    Artifact,
+    Digest,
+    GitSource,
+    IndexSource,
+    Lock,
+    Package,
+    PathSource,
+    Source,
+    UrlSource,
+)
 from lockfiles.select import Sdists, best_artifact, select
 from lockfiles.target import Target
 
@@ -111,6 +121,8 @@ def test_the_options_of_a_requirements_file_decide_too() -> None:
         ({"no-binary": ("x,Demo",)}, ".tar.gz"),
         ({"no-binary": ("x",)}, ".whl"),
         ({"only-binary": ("demo",)}, ".whl"),
+        ({"no-binary": (":all:",), "only-binary": ("demo",)}, ".whl"),
+        ({"only-binary": (":all:",), "no-binary": ("demo",)}, ".tar.gz"),
     ]:
         assert select(lock(both, options=options), LINUX).choices[0].artifact.filename.endswith(expected)
 
@@ -198,6 +210,24 @@ def test_exported_requirements(tmp_path: Path) -> None:
         f"# ./here from ./here\n# g @ git+https://git.example/g@{'c' * 40}\n"
     )
     assert [p.name for p in parse("requirements.txt", text).packages] == ["demo", "direct"]
+
+
+@pytest.mark.parametrize(
+    ("version", "source"),
+    [
+        ("1.0 --hash=sha256:" + "0" * 64, IndexSource()),
+        ("1.0\n--index-url https://me:secret@evil.example", IndexSource()),
+        (None, UrlSource(url="https://files.example/demo-1.0-py3-none-any.whl?x\n--pre")),
+        (None, GitSource(url="https://git.example/demo\n--pre", commit="c" * 40)),
+        (None, PathSource(path="demo\n--pre")),
+    ],
+)
+def test_nothing_can_be_smuggled_into_exported_requirements(version: str | None, source: Source) -> None:
+    files = package("demo-1.0-py3-none-any.whl").artifacts
+    hostile = Package(name="demo", version=version, artifacts=files, source=source)
+    with pytest.raises(LockError, match=r"'demo' has a version or a place that is none") as caught:
+        export_requirements(select(lock(hostile), LINUX))
+    assert "secret" not in str(caught.value)
 
 
 def test_a_wheel_whose_name_is_none_fits_nothing() -> None:
