@@ -59,7 +59,7 @@ class Sandbox:
             self._container = self._client.containers.create(
                 confined.image,
                 list(confined.command),
-                entrypoint=[""],  # the image's own is an init, and the engine's is there already
+                entrypoint=[""],  # the command is an init itself: none that is not filtered runs beside it
                 labels={_LABEL: confined.owner},
                 environment=dict(confined.environment),
                 network_mode=confined.network,
@@ -76,7 +76,7 @@ class Sandbox:
                 cap_drop=["ALL"],
                 security_opt=["no-new-privileges"],
                 pids_limit=_PROCESSES,
-                init=True,
+                init=False,
                 use_config_proxy=False,
             )
         return self

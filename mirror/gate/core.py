@@ -209,7 +209,7 @@ class Core:
             ("Connection", "close"),
             *asked,
         )
-        answer = render_head(f"HTTP/1.1 {status} {_printable(phrase)[:_REASON_LIMIT]}", headers)
+        answer = render_head(f"HTTP/1.1 {status} {printable(phrase)[:_REASON_LIMIT]}", headers)
         return answer if head is not None and head.method == "HEAD" else answer + body.encode()
 
     def _explain(self, decision: Decision) -> dict[str, str]:
@@ -247,8 +247,9 @@ def describe(request: Request) -> dict[str, object]:
 
 def shown_target(target: str) -> str:
     """Give a target that could not be read as it may stand in the log: short, and without credentials."""
-    return _printable(target.rpartition("@")[2].partition("?")[0])[:_TARGET_LIMIT]
+    return printable(target.rpartition("@")[2].partition("?")[0])[:_TARGET_LIMIT]
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """Give a text that a sandbox wrote as it may stand in one line."""
     return "".join(character if " " <= character <= "~" else "?" for character in text)

@@ -40,6 +40,8 @@ class Kind(StrEnum):
     SERVER_NAME = "server name"
     LOOK_UP = "look-up"
     PACKET = "packet"
+    RAW_SOCKET = "raw socket"
+    SOCKET = "socket"
     NOT_IN_LOCK = "not in lock"
     NEAR_NAME = "name close to a locked one"
     TOKEN = "token"  # noqa: S105 - the word, not a token

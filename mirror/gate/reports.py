@@ -220,6 +220,8 @@ def _packages(records: list[Record]) -> tuple[Served, ...]:
 def _target(record: Record) -> str:
     if record.get("others"):
         return OTHERS
+    if "socket" in record:
+        return str(record["socket"])
     if "protocol" in record:
         return str(record.get("name") or _packet(record))
     if "host" in record:

@@ -38,12 +38,14 @@ _FILES = 16384
 class Door:
     """Where a gate listens: a unix socket for one task, or TCP for whoever has a token.
 
-    `watch` is the socket on which the task's network tells what was sent past the gate.
+    `watch` is the socket on which the task's network tells what was sent past the gate, `filter` the one
+    on which its first program hands over what asks for sockets.
     """
 
     task: str = ""
     socket: Path | None = None
     watch: Path | None = None
+    filter: Path | None = None
     host: str = ""
     port: int = 0
 
@@ -175,6 +177,8 @@ async def _listen(gate: Gate, door: Door) -> None:
         await gate.listen_unix(door.socket)
         if door.watch:
             await gate.watch.listen(door.watch)
+        if door.filter:
+            gate.filter.listen(door.filter)
     else:
         await gate.listen_tcp(door.host, door.port)
 

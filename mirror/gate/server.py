@@ -16,6 +16,7 @@ from mirror.gate.log import Log
 from mirror.gate.outward import forward, routed, tunnel
 from mirror.gate.policy import Allow, Kind, Route, decide, deny, unreadable
 from mirror.gate.requests import Request, Way, read_request
+from mirror.gate.seccomp import Filter
 from mirror.gate.watch import Watch
 
 _CHUNK = 256 * 1024
@@ -39,6 +40,7 @@ class Gate:
         self._servers: list[asyncio.Server] = []
         self._clients: set[asyncio.Task[None]] = set()
         self.watch = Watch(self.core, task)
+        self.filter = Filter(self.core, task)
         self.core.record("start", task, name=settings.policy.name)
 
     @property
@@ -76,6 +78,7 @@ class Gate:
         for server in self._servers:
             server.close()
         await self.watch.close()
+        self.filter.close()
         for tunnel_ in list(self.core.tunnels):
             tunnel_.stop("gate closed")
         if self._clients:

@@ -45,6 +45,7 @@ _I386 = _Abi(0x40000003, 359, 360, 425, 102)
 _AARCH64 = _Abi(0xC00000B7, 198, 199, 425)
 _ARM = _Abi(0x40000028, 281, 288, 425)
 # The number of seccomp(2) for a program of 64 bits, and what programs of that machine can call.
+_BITS = 64
 _MACHINES = {"x86_64": (317, (_X86_64, _I386)), "aarch64": (277, (_AARCH64, _ARM))}
 
 
@@ -99,9 +100,9 @@ def install() -> tuple[int, str]:
 
     Where the kernel gives none, the filter refuses by itself.
     """
-    machine = os.uname().machine
-    if machine not in _MACHINES or sys.maxsize < 1 << 32:
-        return -1, f"there is no filter for {machine}"
+    machine, bits = os.uname().machine, sys.maxsize.bit_length() + 1
+    if machine not in _MACHINES or bits != _BITS:
+        return -1, f"there is no filter for programs of {bits} bits on {machine}"
     try:
         import ctypes
     except ImportError:

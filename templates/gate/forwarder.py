@@ -2,13 +2,15 @@
 
     python3 -I forwarder.py SOCKET PORT -- COMMAND…
 
-Ends with the command's exit code. Standard library only, from Python 3.8 on.
+Is the first program there, its init; ends with the command's exit code. Standard library only, from Python
+3.8 on.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 import signal
 import sys
@@ -20,6 +22,7 @@ _SAID = 50
 # What a gate answers, as mirror/gate/core.py writes it.
 _REFUSED = re.compile(rb"HTTP/1\.1 [45][0-9]{2} (lockstock: [ -~]+)\r\n")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 
 
 class _Ear:
@@ -79,21 +82,33 @@ async def main(socket: str, port: int, command: list[str]) -> int:
             writer.close()
 
     server = await asyncio.start_server(client, "127.0.0.1", port, backlog=1024)
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_signal_handler(signal.SIGCHLD, ended.set)
     try:
-        child = await asyncio.create_subprocess_exec(*command)
+        child = os.posix_spawnp(command[0], command, os.environ, setsigdef=_IGNORED_BY_PYTHON)
     except OSError as error:
         print(f"{command[0]}: {error.strerror}", file=sys.stderr)
         return 127
     for number in _SIGNALS:
-        asyncio.get_running_loop().add_signal_handler(number, _hand_on, child, number)
-    code = await child.wait()
+        loop.add_signal_handler(number, _hand_on, child, number)
+    while (status := _reap(child)) is None:
+        await ended.wait()
+        ended.clear()
     server.close()
-    return code if code >= 0 else 128 - code
+    return os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
 
 
-def _hand_on(child: asyncio.subprocess.Process, number: int) -> None:
+def _hand_on(child: int, number: int) -> None:
     with contextlib.suppress(ProcessLookupError):
-        child.send_signal(number)
+        os.kill(child, number)
+
+
+def _reap(child: int) -> int | None:
+    """Take what has ended, as an init must; gives the child's status once that is among it."""
+    ended, status = os.waitpid(-1, os.WNOHANG)
+    while ended not in (0, child):
+        ended, status = os.waitpid(-1, os.WNOHANG)
+    return status if ended else None
 
 
 if __name__ == "__main__":

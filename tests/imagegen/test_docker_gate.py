@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -35,9 +36,11 @@ host = "api.example"
 ports = [{port}]
 address = "127.0.0.1"
 """
+# What a run writes that does nothing.
+ONCE = ["start", "watch", "filter", "watch", "stop"]
 # Runs inside. Each attempt prints its name and what came of it; none may print OPEN.
 ATTACK = r"""
-import errno, json, os, socket, struct, sys
+import ctypes, errno, glob, json, os, socket, struct, sys
 aims = json.loads(sys.argv[1])
 found = {}
 
@@ -46,6 +49,12 @@ def attempt(name, action):
         found[name] = f"OPEN {action()!r}"
     except OSError as error:
         found[name] = f"closed {errno.errorcode.get(error.errno, error)}"
+
+def libc(name, *arguments):
+    result = getattr(ctypes.CDLL(None, use_errno=True), name)(*arguments)
+    if result < 0:
+        raise OSError(ctypes.get_errno(), name)
+    return result
 
 def tcp(address, port):
     with socket.create_connection((address, port), 2) as link:
@@ -85,20 +94,23 @@ for name in aims["names"]:
 attempt("dns elsewhere", lambda: udp("9.9.9.9", 53))
 attempt("ping", lambda: ping("192.0.2.7"))
 attempt("broadcast", lambda: broadcast())
-attempt("raw icmp", lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP))
-attempt("packet", lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW))
+for family, kind, protocol in aims["sockets"]:
+    attempt(f"socket {family} {kind}", lambda: socket.socket(family, kind, protocol))
+attempt("io_uring", lambda: libc("syscall", 425, 8, ctypes.create_string_buffer(120)))
+attempt("the filter's socket", lambda: socket.socket(socket.AF_UNIX).connect("/run/lockstock/filter.sock"))
 attempt("write /", lambda: open("/evil", "w"))
 attempt("write /usr", lambda: open("/usr/evil", "w"))
 attempt("write the forwarder", lambda: open("/run/lockstock/forwarder.py", "w"))
 attempt("remove the socket", lambda: os.unlink("/run/lockstock/gate.sock"))
 attempt("docker", lambda: socket.socket(socket.AF_UNIX).connect("/var/run/docker.sock"))
 attempt("become root", lambda: os.setuid(0))
-attempt("mount", lambda: __import__("ctypes").CDLL(None, use_errno=True).mount(b"x", b"/tmp", b"tmpfs", 0, 0)
-        and (_ for _ in ()).throw(OSError(__import__("ctypes").get_errno(), "")))
+attempt("mount", lambda: libc("mount", b"x", b"/tmp", b"tmpfs", 0, 0))
 status = dict(line.split(":\t", 1) for line in open("/proc/self/status").read().splitlines() if ":\t" in line)
 found["capabilities"] = status["CapEff"].strip() + " " + status["CapBnd"].strip()
 found["no new privileges"] = status["NoNewPrivs"].strip()
 found["uid"] = str(os.getuid())
+every = [line for path in glob.glob("/proc/[0-9]*/status") for line in open(path).read().splitlines()]
+found["filters"] = " ".join({line for line in every if "Seccomp_filters" in line})
 found["interfaces"] = " ".join(sorted(name for _, name in socket.if_nameindex()))
 for target in aims["targets"]:
     head = f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n".encode()
@@ -121,6 +133,19 @@ with socket.create_connection(("127.0.0.1", 3128), 5) as link:
     found["allowed"] = repr(link.recv(1))
 print(json.dumps(found))
 """
+# Family, type and protocol by their numbers, and how they stand in the log.
+SOCKETS = {
+    (2, 3, 1): ("raw socket", "AF_INET SOCK_RAW 1"),
+    (2, 3 | 0x80000, 255): ("raw socket", "AF_INET SOCK_RAW 255"),
+    (2, 10, 768): ("raw socket", "AF_INET SOCK_PACKET 768"),
+    (10, 3, 58): ("raw socket", "AF_INET6 SOCK_RAW 58"),
+    (17, 3, 768): ("raw socket", "AF_PACKET SOCK_RAW 768"),
+    (17, 2, 768): ("raw socket", "AF_PACKET SOCK_DGRAM 768"),
+    (31, 3, 1): ("socket", "AF_BLUETOOTH SOCK_RAW 1"),
+    (38, 5, 0): ("socket", "AF_ALG SOCK_SEQPACKET 0"),
+    (40, 1, 0): ("socket", "AF_VSOCK SOCK_STREAM 0"),
+    (44, 3, 0): ("socket", "AF_XDP SOCK_RAW 0"),
+}
 ENCODED = [
     "169.254.169.254:80", "127.0.0.1:22", "[::1]:22", "[::ffff:169.254.169.254]:80", "2130706433:22",
     "0x7f.1:22",
@@ -205,6 +230,7 @@ def test_nothing_gets_out_but_through_the_gate(
         "names": names,
         "targets": targets,
         "api": api,
+        "sockets": list(SOCKETS),
         "hello": hello("api.example").hex(),
     }
     DIALLED.clear()
@@ -219,6 +245,9 @@ def test_nothing_gets_out_but_through_the_gate(
         assert found[f"connect {target}"] in ("HTTP/1.1 403", "HTTP/1.1 400"), target
         assert found[f"get {target}"] in ("HTTP/1.1 403", "HTTP/1.1 400"), target
     assert found["capabilities"] == "0000000000000000 0000000000000000"
+    assert {found[f"socket {family} {kind}"] for family, kind, _ in SOCKETS} == {"closed EPERM"}
+    assert (found["io_uring"], found["the filter's socket"]) == ("closed EPERM", "closed ECONNREFUSED")
+    assert re.fullmatch(r"Seccomp_filters:\s+2", found["filters"])  # the engine's and ours, on every process
     assert (found["no new privileges"], found["uid"], found["interfaces"]) == (
         "1", "1000", "lo watch",
     )  # fmt: skip
@@ -236,8 +265,9 @@ def test_nothing_gets_out_but_through_the_gate(
     kinds = {r["host"]: r["kind"] for r in past if r["kind"] != "look-up"}
     assert {kinds[address] for address in (*gateways, neighbour)} == {"private address"}
     assert kinds["169.254.169.254"] == "metadata service"
-    assert [r["state"] for r in log if r["event"] == "watch"] == ["on", "off"]
-    denied = [r for r in denied if "protocol" not in r]
+    assert [r["state"] for r in log if r["event"] in ("watch", "filter")] == ["on", "on", "off"]
+    assert {(r["kind"], r["socket"]) for r in denied if "socket" in r} == {*SOCKETS.values()}
+    denied = [r for r in denied if "protocol" not in r and "socket" not in r]
     assert len(denied) == 2 * len(targets) + 1  # and the tunnel inside the tunnel
     assert {"metadata service", "private address", "raw address", "malformed", "host", "server name"} <= {
         r["kind"] for r in denied
@@ -260,6 +290,71 @@ def test_a_flood_past_the_gate_is_counted_and_fills_no_log(sandbox: Sandbox) -> 
     found = records(sandbox, ended, "flood")
     assert len(found) < 1500
     assert sum(one.times for one in ended.report.blocked) == 50_000
+
+
+RAW_FLOOD = """
+import socket, subprocess, sys, threading
+
+def hammer(count):
+    for number in range(count):
+        try:
+            socket.socket(socket.AF_INET, socket.SOCK_RAW, number % 5)
+        except PermissionError:
+            continue
+        raise SystemExit("open")
+
+if len(sys.argv) > 1:
+    hammer(2_000)
+else:
+    threads = [threading.Thread(target=hammer, args=(2_000,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    subprocess.run(["python3", *sys.orig_argv[1:], "again"], check=True)
+    for thread in threads:
+        thread.join()
+    print("ended")
+"""
+
+
+def test_a_flood_of_raw_sockets_is_counted_and_fills_no_log(
+    sandbox: Sandbox, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    ended = contain(sandbox, "mirror = true", "python3", "-c", RAW_FLOOD, task="raw")
+    assert (ended.code, capfd.readouterr().out) == (0, "ended\n")
+    assert len(records(sandbox, ended, "raw")) < 100
+    found = {one.target: (one.kind, one.times) for one in ended.report.blocked}
+    assert found == {f"AF_INET SOCK_RAW {number}": ("raw socket", 2_000) for number in range(5)}
+
+    config = sandbox.project.folder / "lockstock.toml"
+    log = str(home_of(sandbox.project.config).log("raw"))
+    for command, told in (
+        (["touched", "raw"], "AF_INET SOCK_RAW 4"),
+        (["why", "raw"], "10000 blocked attempts of task raw"),
+        (["replay", log, "-p", "test-run"], "0 differences"),
+        (["tighten", log, "-p", "test-run"], "mirror = false"),
+    ):
+        ran = subprocess.run(
+            [sys.executable, "-m", "mirror", "gate", *command, "-c", str(config)],
+            capture_output=True, text=True, check=True, cwd=tmp_path,
+        )  # fmt: skip
+        assert told in ran.stdout + ran.stderr
+
+
+LEFT = """
+for _ in 1 2 3 4 5; do (sleep 0.1 &); done; sleep 1
+grep -c '^State:.*zombie' /proc/[0-9]*/status | grep -cv ':0'
+kill -TERM 1; sleep 10
+"""
+
+
+def test_the_first_program_is_an_init(sandbox: Sandbox, capfd: pytest.CaptureFixture[str]) -> None:
+    ended = contain(sandbox, "", "sh", "-c", LEFT, task="init")
+    assert (ended.code, capfd.readouterr().out) == (128 + signal.SIGTERM, "0\n")
+
+
+@pytest.mark.parametrize(("command", "code"), [("nosuch", 127), ("/etc/passwd", 127)])
+def test_what_cannot_be_started(sandbox: Sandbox, command: str, code: int) -> None:
+    assert contain(sandbox, "", command, task="nosuch").code == code
 
 
 ORPHANED = """
@@ -327,7 +422,8 @@ def test_without_a_watch_there_is_no_way_either(
     told = capfd.readouterr()
     assert "is not recorded here" in told.err
     assert json.loads(told.out) == ["lo", "Network is unreachable", "Network is unreachable"]
-    assert [r.get("state") for r in records(sandbox, ended, "unwatched")][-3:] == [None, "none", None]
+    states = [(r["event"], r.get("state")) for r in records(sandbox, ended, "unwatched")]
+    assert states[-4:] == [("start", None), ("watch", "none"), ("filter", "on"), ("stop", None)]
     assert left_behind(sandbox, "unwatched") == []
 
 
@@ -380,8 +476,7 @@ def test_two_runs_add_to_one_log(sandbox: Sandbox) -> None:
     second = contain(sandbox, "", "false", task="twice")
     assert (first.code, second.code) == (0, 1)
     found = records(sandbox, second, "twice")
-    once = ["start", "watch", "watch", "stop"]
-    assert [r["event"] for r in found] == [*once, *once]
+    assert [r["event"] for r in found] == [*ONCE, *ONCE]
     records(sandbox, first, "twice")
 
 
@@ -411,7 +506,7 @@ def test_what_a_killed_run_left_is_removed_by_the_next(sandbox: Sandbox) -> None
     assert ended.code == 0
     assert left_behind(sandbox, "killed") == []
     events = [record["event"] for record in records(sandbox, ended, "killed")]
-    assert events == ["start", "watch", "recovered", "start", "watch", "watch", "stop"]
+    assert events == ["start", "watch", "filter", "recovered", *ONCE]
 
 
 def test_an_interrupted_run_leaves_nothing(sandbox: Sandbox) -> None:
