@@ -16,37 +16,20 @@ from imagegen.engines.docker import DockerEngine
 from imagegen.spec import find_image
 from mirror.gate.policyfile import load_policy
 from tests.imagegen.conftest import remove_images
+from tests.imagegen.npm_project import npm_config, stock_npm
 from tests.imagegen.stocked import StockedProject
-from tests.npm_registry import NpmRegistry, Tarball, make_tarball, package_lock
+from tests.npm_registry import Tarball, make_tarball, package_lock
 from tests.project import Project
 
 pytestmark = [pytest.mark.docker, pytest.mark.network]
 NAME = "pytest-gate-npm"
-CONFIG = f"""\
-[mirror]
-tools = []
-[targets]
-python = ["3.11"]
-glibc = "2.36"
-[locks.web]
-path = "web/package-lock.json"
-[images.{NAME}]
-base = "debian:bookworm"
-locks = ["web"]
-project = "."
-"""
 
 
 @pytest.fixture
 def stocked(project: Project, cache: Path) -> StockedProject:
     """A project whose mirror holds two npm packages, and whose registry does not answer any more."""
     files = tarballs()
-    with NpmRegistry() as registry:
-        registry.tarballs = files
-        write_web(project.folder / "web", files)
-        project.config.write_text(CONFIG)
-        project.environment = {"NPM_CONFIG_REGISTRY": registry.url}
-        project.refreshed()
+    stock_npm(project, npm_config(NAME), files, package_lock(files))
     made = StockedProject(project.folder)
     made.share_bases(cache / "bases")
     return made
@@ -54,13 +37,6 @@ def stocked(project: Project, cache: Path) -> StockedProject:
 
 def tarballs() -> list[Tarball]:
     return [make_tarball("main", dependencies={"@scope/lib": "2.1.0"}), make_tarball("@scope/lib", "2.1.0")]
-
-
-def write_web(folder: Path, files: list[Tarball]) -> None:
-    folder.mkdir()
-    manifest = {"name": "app", "version": "1.0.0", "dependencies": {t.name: t.version for t in files}}
-    (folder / "package.json").write_text(json.dumps(manifest))
-    (folder / "package-lock.json").write_text(package_lock(files))
 
 
 def inside(project: StockedProject, engine: DockerEngine, script: str) -> Ended:

@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -31,6 +30,7 @@ from mirror import config as configuration
 from mirror.store import Store
 from tests.imagegen.base_layout import base_files, tar
 from tests.imagegen.conftest import Sandbox, remove_images
+from tests.imagegen.npm_project import npm_config, stock_npm
 from tests.imagegen.plans import BASE, LEFT_PAD, SNAPSHOT, TARGET
 from tests.imagegen.stocked import StockedProject
 from tests.imagegen.test_docker_same import files
@@ -38,19 +38,7 @@ from tests.npm_registry import NpmRegistry, Tarball, make_tarball, member, packa
 from tests.project import Project
 
 NAME = "pytest-npm"
-CONFIG = f"""\
-[mirror]
-tools = []
-[targets]
-python = ["3.11"]
-glibc = "2.36"
-[locks.web]
-path = "web/package-lock.json"
-[images.{NAME}]
-base = "debian:bookworm"
-locks = ["web"]
-project = "."
-"""
+CONFIG = npm_config(NAME)
 DIRECT = f"{NAME}-direct"
 SECOND = f"""
 [images.{DIRECT}]
@@ -93,19 +81,10 @@ def locked(files: list[Tarball], registry: str | None = None) -> str:
 
 
 @pytest.fixture
-def web(project: Project) -> Iterator[Project]:
+def web(project: Project) -> Project:
     """A project that is stocked, and a registry that no longer answers."""
     files = tarballs()
-    manifest = {"name": "app", "version": "1.0.0", "dependencies": {t.name: t.version for t in files}}
-    with NpmRegistry() as registry:
-        registry.tarballs = files
-        folder = project.folder / "web"
-        folder.mkdir()
-        (folder / "package.json").write_text(json.dumps(manifest))
-        (folder / "package-lock.json").write_text(locked(files))
-        project.config.write_text(CONFIG)
-        project.environment = {"NPM_CONFIG_REGISTRY": registry.url}
-        project.refreshed()
+    stock_npm(project, CONFIG, files, locked(files))
     return project
 
 
