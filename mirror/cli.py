@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
@@ -24,7 +25,7 @@ from mirror.errors import PartialError
 from mirror.hooks import run_hooks
 from mirror.layout import Layout
 from mirror.options import ConfigOption, JsonOption, VersionOption
-from mirror.publish.deliver import deliver, index_url
+from mirror.publish.deliver import Delivery, index_url
 from mirror.runs import noted
 from mirror.snapshot import Snapshot
 
@@ -65,14 +66,17 @@ def refresh(
 
 
 def _refresh(config: configuration.Config) -> refreshing.Report:
-    with download_progress() as progress:
+    progress = download_progress()
+    with Delivery(config) as delivery, ExitStack() as shown:
+        shown.callback(progress.stop)
 
         def begin(plan: Plan) -> Callable[[int], None]:
+            progress.start()  # its thread has to begin after the delivery's process
             size = f", {human_size(plan.fetch_size)}" if plan.fetch_size else ""
             say(f"fetching {plural(len(plan.fetch), 'file')}{size}")
             return partial(progress.advance, progress.add_task("fetching", total=plan.fetch_size or None))
 
-        return refreshing.refresh(config, begin=begin, publish=partial(deliver, config))
+        return refreshing.refresh(config, begin=begin, prepare=delivery.prepare, publish=delivery.publish)
 
 
 def _report(

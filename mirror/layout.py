@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import fcntl
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from mirror.errors import BusyError, StoreError
 from mirror.snapshot import Snapshots
 from mirror.store import Store, disk_errors
+
+_PATIENCE = 1.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +68,12 @@ class Layout:
             except (PermissionError, FileExistsError, NotADirectoryError) as error:
                 raise StoreError(f"cannot be written: {error.strerror}", where=str(self.root)) from error
         with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not _locked(file):
                 raise BusyError(
                     "another run holds this mirror",
                     where=str(self.root),
                     hint="wait until it ends; nothing was changed",
-                ) from None
+                )
             self._sweep()
             yield
 
@@ -80,3 +82,17 @@ class Layout:
         self.store.sweep()
         for leftover in self.snapshots.root.glob(".*.tmp"):
             leftover.unlink(missing_ok=True)
+
+
+def _locked(file: IO[str]) -> bool:
+    """Lock a file; what a run that was killed had begun ends a moment after it, and holds it so long."""
+    until = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.02)
+        else:
+            return True

@@ -69,9 +69,12 @@ class Report:
     to_fetch: tuple[str, ...] = ()
 
 
-def refresh(config: Config, *, begin: Begin, publish: Publish) -> Report:
+def refresh(
+    config: Config, *, begin: Begin, publish: Publish, prepare: Callable[[], None] = lambda: None
+) -> Report:
     """Stock what the locks name and publish it.
 
+    `prepare` is called before anything is stocked, if something is to be, while there are no threads yet.
     Raises LockstockError of the kind that stopped it. Locks that failed alone are in the report.
     """
     layout, watch = Layout(config.root), Stopwatch()
@@ -85,6 +88,7 @@ def refresh(config: Config, *, begin: Begin, publish: Publish) -> Report:
         if snapshot is not None and served is not None:
             name = served
         else:
+            prepare()
             # httpx and what stands on it take longer to import than a run with no changes does.
             from mirror.fill import fill
 

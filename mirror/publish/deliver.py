@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from mirror.config import Config, ObjectStoreSpec
 from mirror.console import human_size, plural, say
@@ -10,8 +12,46 @@ from mirror.layout import Layout
 from mirror.publish import devpi, devpi_accounts, devpi_server, simple
 from mirror.snapshot import Snapshot
 
+if TYPE_CHECKING:
+    from mirror.publish.devpi_ahead import Ahead
 
-def deliver(config: Config, name: str, snapshot: Snapshot, *, mend: bool = False) -> None:
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+class Delivery:
+    """Publishes what a longer run comes to; what was made ready for it ends with its `with` block."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._stack = ExitStack()
+        self._ahead: Ahead | None = None
+
+    def __enter__(self) -> Delivery:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def prepare(self) -> None:
+        """Begin, in a process of its own, with what can be done before the snapshot is known.
+
+        The caller holds the mirror, and has no threads yet.
+        """
+        from mirror.publish.devpi_ahead import Ahead  # a run with no changes does not come here
+
+        folder = Layout(self._config.root).devpi
+        self._ahead = self._stack.enter_context(Ahead(folder, self._config.port))
+
+    def publish(self, name: str, snapshot: Snapshot) -> None:
+        """Deliver a snapshot."""
+        deliver(self._config, name, snapshot, ahead=self._ahead)
+
+
+def deliver(
+    config: Config, name: str, snapshot: Snapshot, *, mend: bool = False, ahead: Ahead | None = None
+) -> None:
     """Publish a snapshot, and see that clients get it.
 
     The caller holds the mirror. Doing it again does nothing, but that with `mend` it looks at what is
@@ -21,17 +61,33 @@ def deliver(config: Config, name: str, snapshot: Snapshot, *, mend: bool = False
     layout = Layout(config.root)
     if mend:
         _forget(layout)
-    published = devpi.publish(layout.devpi, name, snapshot, layout.store, config.in_house)
+    call = ahead.call if ahead else _call
+    published = call(devpi.publish, layout.devpi, name, snapshot, layout.store, config.in_house)
     simple.publish(layout, name, snapshot, config.url, mend=mend)
-    withdraw(layout, {*layout.snapshots.names(), name})
+    keep = {*layout.snapshots.names(), name}
+    call(devpi.prune, layout.devpi, keep)
+    simple.prune(layout, keep)
     if published.changed:
-        from mirror.publish.check import check_index  # its HTTP client takes long to import
-
-        with devpi_server.start(layout.devpi, config.port, private=config.private) as server:
-            account = devpi_accounts.root(layout.devpi) if config.private else None
-            check_index(server.index_url, snapshot, in_house=bool(config.in_house), account=account)
+        _check(config, layout, snapshot, ahead)
     if config.object_store:
         _send(layout, name, config.object_store)
+
+
+def _call(function: Callable[_P, _T], *args: _P.args, **named: _P.kwargs) -> _T:
+    return function(*args, **named)
+
+
+def _check(config: Config, layout: Layout, snapshot: Snapshot, ahead: Ahead | None) -> None:
+    from mirror.publish.check import check_index  # its HTTP client takes long to import
+
+    account = devpi_accounts.root(layout.devpi) if config.private else None
+    with ExitStack() as stack:
+        if ahead:
+            url = ahead.index_url()
+        else:
+            server = devpi_server.start(layout.devpi, config.port, private=config.private)
+            url = stack.enter_context(server).index_url
+        check_index(url, snapshot, in_house=bool(config.in_house), account=account)
 
 
 def _send(layout: Layout, name: str, spec: ObjectStoreSpec) -> None:

@@ -106,6 +106,12 @@ def forget(folder: Path) -> None:
     _memory(folder).unlink(missing_ok=True)
 
 
+def load() -> None:
+    """Import what writing needs, for a caller that has the time now."""
+    import devpi_server.config
+    import devpi_server.main  # noqa: F401  both are used by their names elsewhere
+
+
 def init(folder: Path) -> None:
     """Make an empty registry in `folder` if there is none: its secrets, users and stable index."""
     server = server_folder(folder)

@@ -151,16 +151,16 @@ def _spawn(folder: Path, port: int, log: IO[bytes] | IO[str]) -> subprocess.Pope
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "devpi_server", *address, *devpi.options(folder)],
         stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
-        process_group=0, preexec_fn=_end_with_parent,
+        process_group=0, preexec_fn=end_with_parent,
     )  # fmt: skip
 
 
 _libc = ctypes.CDLL(None)
 
 
-def _end_with_parent() -> None:
+def end_with_parent(by: int = signal.SIGTERM) -> None:
     """Ask the kernel to end this process when its parent ends, killed or not: no stray daemon."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    _libc.prctl(_PR_SET_PDEATHSIG, by)
 
 
 def _comes_up(server: Server, folder: Path) -> bool:

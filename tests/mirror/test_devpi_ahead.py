@@ -1,0 +1,113 @@
+"""devpi in a process of its own: it does the same, and nothing of it is left when its block ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mirror.errors import RegistryError, StoreError
+from mirror.publish import devpi, devpi_server
+from mirror.publish.check import check_index
+from mirror.publish.devpi_ahead import Ahead
+from mirror.snapshot import Snapshot, Stocked
+from tests.mirror.registry import Registry
+from tests.mirror.test_children import left_over, running
+from tests.wheels import make_wheel
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    return Registry(tmp_path / "mirror")
+
+
+@pytest.fixture
+def stocked(registry: Registry, tmp_path: Path) -> Stocked:
+    return registry.stock(make_wheel(tmp_path, "lockstock-it", "1.0"), "lockstock-it", "1.0")
+
+
+def published(ahead: Ahead, registry: Registry, stocked: Stocked) -> Snapshot:
+    snapshot = Snapshot.of([], [stocked], [])
+    done = ahead.call(devpi.publish, registry.folder, "0001-a", snapshot, registry.store, ())
+    assert done == devpi.Published(index="s-0001-a", files=1, changed=True)
+    return snapshot
+
+
+def test_it_publishes_and_serves(registry: Registry, stocked: Stocked) -> None:
+    with Ahead(registry.folder, registry.port) as ahead:
+        snapshot = published(ahead, registry, stocked)
+        check_index(ahead.index_url(), snapshot)
+        assert not devpi_server.is_up(registry.folder, registry.port)  # people may serve on theirs
+        assert len(running(str(registry.folder))) == 1
+    assert left_over(str(registry.folder)) == []
+    with registry.start():
+        assert registry.projects() == ["lockstock-it"]
+
+
+def test_a_server_that_runs_is_asked_and_stays(registry: Registry, stocked: Stocked) -> None:
+    with registry.start():
+        with Ahead(registry.folder, registry.port) as ahead:
+            published(ahead, registry, stocked)
+            assert ahead.index_url() == registry.index_url
+        assert registry.projects() == ["lockstock-it"]
+
+
+def test_a_server_that_ended_meanwhile_is_replaced(registry: Registry, stocked: Stocked) -> None:
+    with Ahead(registry.folder, registry.port) as ahead:
+        with registry.start():
+            ahead.index_url()
+        check_index(ahead.index_url(), published(ahead, registry, stocked))
+
+
+def test_errors_come_across_whole(registry: Registry, stocked: Stocked) -> None:
+    registry.store.remove(stocked.sha256)
+    with Ahead(registry.folder, registry.port) as ahead, pytest.raises(StoreError) as caught:
+        published(ahead, registry, stocked)
+    assert (caught.value.where, caught.value.hint) == (stocked.filename, "run `mirror refresh`")
+    assert left_over(str(registry.folder)) == []
+
+
+def test_what_keeps_devpi_from_starting_is_told_when_it_is_needed(registry: Registry, tmp_path: Path) -> None:
+    other = Registry(tmp_path / "other", port=registry.port)
+    with other.start(), Ahead(registry.folder, registry.port) as ahead:
+        ahead.call(devpi.init, registry.folder)
+        with pytest.raises(RegistryError, match="taken by another program"):
+            ahead.index_url()
+
+
+def test_one_that_is_killed_is_told_in_a_sentence(registry: Registry, stocked: Stocked) -> None:
+    with Ahead(registry.folder, registry.port) as ahead:
+        child = ahead.call(os.getpid)
+        ahead.index_url()
+        os.kill(child, signal.SIGKILL)
+        with pytest.raises(RegistryError, match="was ended"):
+            published(ahead, registry, stocked)
+    assert left_over(str(registry.folder)) == []
+    with Ahead(registry.folder, registry.port) as ahead:
+        published(ahead, registry, stocked)
+
+
+@pytest.mark.parametrize("pause", [0, 0.3, 2])
+def test_it_ends_with_a_parent_that_is_killed(registry: Registry, pause: float) -> None:
+    script = (
+        "import sys, time; from pathlib import Path; from mirror.publish.devpi_ahead import Ahead\n"
+        f"with Ahead(Path({str(registry.folder)!r}), {registry.port}):\n"
+        "    print('begun', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout
+        assert parent.stdout.readline() == b"begun\n"
+        time.sleep(pause)
+        parent.kill()
+    assert left_over(str(registry.folder)) == []
+
+
+def test_ctrl_c_is_left_to_the_parent(registry: Registry, stocked: Stocked) -> None:
+    with Ahead(registry.folder, registry.port) as ahead:
+        os.kill(ahead.call(os.getpid), signal.SIGINT)
+        published(ahead, registry, stocked)
