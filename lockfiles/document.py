@@ -95,11 +95,13 @@ class Table:
         """Give the string at `key`; it must be there unless a default is given."""
         return self._default(key, self._typed(key, str), default)
 
-    def integer(self, key: str, default: int, minimum: int = 0) -> int:
-        """Give the integer at `key`, which may not be less than `minimum`."""
+    def integer(self, key: str, default: int, minimum: int = 0, maximum: int | None = None) -> int:
+        """Give the integer at `key`, which may be neither less than `minimum` nor more than `maximum`."""
         value = self._typed(key, int)
         if value is not None and value < minimum:
             raise self.fault(key, f"must be at least {minimum}")
+        if value is not None and maximum is not None and value > maximum:
+            raise self.fault(key, f"must be at most {maximum}")
         return default if value is None else value
 
     def boolean(self, key: str, default: bool) -> bool:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,34 +63,30 @@ class BuildLocks:
             output = Path(folder, "build.txt")
             source = Path(folder, "build.in")
             source.write_text(wanted)
-            command = [
-                sys.executable,
-                "-m",
-                "mirror.pip_compile",
-                str(target),
-                *_OPTIONS,
-                f"--output-file={output}",
-            ]
-            try:
-                ended = subprocess.run(
-                    [*command, str(source)],
-                    env=self._environment(),
-                    stdin=subprocess.DEVNULL,
-                    capture_output=True,
-                    text=True,
-                    timeout=_LONGEST_RUN,
-                    check=False,
-                )
-            except subprocess.TimeoutExpired as error:
-                raise ResolutionError(
-                    f"pip-compile did not end in {_LONGEST_RUN} s", where=str(target)
-                ) from error
+            ended = self._run([str(target), *_OPTIONS, f"--output-file={output}", str(source)])
             if ended.returncode:
+                reason = f"cannot resolve {', '.join(wanted.splitlines())} for {target}"
                 raise ResolutionError(
-                    f"cannot resolve {', '.join(wanted.split())} for {target}: {_last_words(ended.stderr)}",
+                    f"{reason}: {_last_words(ended.stderr)}",
                     hint="check [build-system] requires in pyproject.toml, and `tools` in lockstock.toml",
                 )
             return output.read_text()
+
+    def _run(self, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        try:
+            return subprocess.run(
+                [sys.executable, "-m", "mirror.pip_compile", *arguments],
+                env=self._environment(),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=_LONGEST_RUN,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise ResolutionError(
+                f"pip-compile did not end in {_LONGEST_RUN} s", where=arguments[0]
+            ) from error
 
     def _environment(self) -> dict[str, str]:
         """Give the child the indexes of lockstock.toml; a command line would show credentials.

@@ -89,6 +89,8 @@ def parse_index(data: bytes) -> tuple[Index, int]:
 
 def _is_sound(index: Index) -> bool:
     """Say whether sizes and digests are such, and the files in order; may raise TypeError, ValueError."""
+    if index.base is not None:
+        Digest("sha256", index.base)
     for member in (index.manifest, *index.files):
         Digest("sha256", member.sha256)
         if type(member.size) is not int or not 0 <= member.size < 1 << 62:
@@ -115,6 +117,8 @@ def plan_volumes(
     # the list grows with the digits of the volumes' numbers, of which there are not more than files
     room = capacity - _stored(len(whole.to_bytes(1)) + 8 * len(members) + 32) - len(_END)
     volume, left = 1, room - _stored(manifest.size)
+    if left < 0:
+        raise ValueError(f"the list of files alone does not fit into a volume of {capacity} bytes")
     placed = []
     for member in members:
         need = _stored(member.size)

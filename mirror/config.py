@@ -8,7 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast, get_args
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
@@ -152,7 +152,7 @@ def _config(file: Path, document: Table) -> Config:
         file=file,
         root=file.parent / mirror.string("path", ".lockstock"),
         keep=mirror.integer("keep", 5, minimum=1),
-        port=mirror.integer("port", DEFAULT_PORT, minimum=1),
+        port=_port(mirror),
         url=_url(mirror),
         private=mirror.boolean("private", False),
         in_house=_in_house(mirror),
@@ -197,10 +197,11 @@ def _in_house(mirror: Table) -> tuple[str, ...]:
 
 def _url(mirror: Table) -> str:
     """Read where clients find what is served; this machine's own port where nothing is said."""
-    url = mirror.string("url", "") or f"http://127.0.0.1:{mirror.integer('port', DEFAULT_PORT)}"
-    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
-        raise mirror.fault("url", "must be an http or https URL")
-    return url.rstrip("/")
+    return mirror.parsed("url", _open_url) or f"http://127.0.0.1:{_port(mirror)}"
+
+
+def _port(mirror: Table) -> int:
+    return mirror.integer("port", DEFAULT_PORT, minimum=1, maximum=65_535)
 
 
 def load_document(file: Path) -> Table:
@@ -333,17 +334,31 @@ def _object_store(table: Table) -> ObjectStoreSpec:
 
 def _open_url(text: str) -> str:
     """Check an http or https URL that is shown to anybody, and so may hold no secret."""
-    parts = urlsplit(text)
+    parts = _split(text)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.port == 0:
         raise ValueError("must be an http or https URL")
     if parts.username is not None:
-        raise ValueError("may not carry credentials: they are those of the AWS configuration")
+        raise ValueError("may not carry credentials, for everybody sees it")
     return text.rstrip("/")
 
 
+def _index_url(text: str) -> str:
+    if _split(text).scheme not in ("http", "https", "file"):
+        raise ValueError("must be an http, https or file URL")
+    return text
+
+
+def _split(text: str) -> SplitResult:
+    """Split a URL. Raises ValueError, which does not repeat the text: there may be a secret in it."""
+    try:
+        parts = urlsplit(text)
+        parts.port  # noqa: B018 - it is read when it is asked for
+    except ValueError:
+        raise ValueError("is not a URL") from None
+    return parts
+
+
 def _upstream(table: Table) -> UpstreamSpec:
-    spec = UpstreamSpec(index=table.string("index"), packages=table.strings("packages", ()))
+    spec = UpstreamSpec(index=table.required("index", _index_url), packages=table.strings("packages", ()))
     table.finish()
-    if urlsplit(spec.index).scheme not in ("http", "https", "file"):
-        raise table.fault("index", "must be an http, https or file URL")
     return spec

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lockfiles.errors import LockstockError
+from lockfiles.formats import ecosystem_of
 from lockfiles.model import Ecosystem
 from mirror import config as configuration
 from mirror.config import Config, ObjectStoreSpec
@@ -29,6 +30,7 @@ _SKEW = 60.0  # seconds
 _OLD = 36 * 3600.0
 _LITTLE = 0.05  # of the disk
 _FEW_INODES = 10_000
+_NETWORK = "check the network, the proxy, and `pip config list` or `npm config list`"
 
 
 class Grade(StrEnum):
@@ -131,13 +133,18 @@ def _upstreams(config: Config) -> Iterator[Finding]:
 
 
 async def _ask_all(config: Config) -> list[tuple[Finding, float | None]]:
+    """Ask the indexes of every ecosystem that the locks are of, as far as their names tell."""
+    from mirror.upstream.clients import CLIENTS
     from mirror.upstream.session import connect
+    from mirror.upstream.settings import is_remote
 
-    async with connect(config) as upstream:
-        pinned = (spec.index for spec in upstream.settings.pinned if spec.index)
-        urls = dict.fromkeys(url for url in (*upstream.settings.indexes, *pinned) if "://" in url)
-        remote = [url for url in urls if not url.startswith("file:")]
-        return list(await asyncio.gather(*(_ask(upstream, url) for url in remote)))
+    answers = []
+    for ecosystem in sorted({ecosystem_of(lock.path.name) for lock in config.locks} or {Ecosystem.PYPI}):
+        async with connect(config, CLIENTS[ecosystem].settings(config.upstreams)) as upstream:
+            pinned = (spec.index for spec in upstream.settings.pinned)
+            urls = dict.fromkeys(filter(is_remote, (*upstream.settings.indexes, *pinned)))
+            answers += await asyncio.gather(*(_ask(upstream, url) for url in urls))
+    return answers
 
 
 async def _ask(upstream: Upstream, url: str) -> tuple[Finding, float | None]:
@@ -149,11 +156,11 @@ async def _ask(upstream: Upstream, url: str) -> tuple[Finding, float | None]:
     try:
         async with upstream.client.stream("GET", f"{url.rstrip('/')}/") as answer:
             status, date = answer.status_code, answer.headers.get("date", "")
-    except (httpx.HTTPError, LockstockError) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, LockstockError) as error:
         reason = f"{shown} cannot be reached: {str(error) or type(error).__name__}"
-        return _failed("upstreams", reason, "check the network, the proxy and `pip config list`"), None
+        return _failed("upstreams", reason, _NETWORK), None
     if status in (401, 403, 407):
-        hint = "give credentials as pip takes them: in the index URL of pip's configuration, or in netrc"
+        hint = "give credentials as its client takes them: in pip's index URL, in netrc, or in .npmrc"
         return _failed("upstreams", f"{shown} refuses access ({status})", hint), _skew(date)
     if status >= 500:
         return _failed("upstreams", f"{shown} answers {status}", "try again later"), _skew(date)

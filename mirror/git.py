@@ -97,8 +97,7 @@ def fetch_commit(clones: Path, url: str, ref: str, schemes: Collection[str] = RE
         was_there = folder.exists()
         failed = _fetch(folder, url, ref, schemes)
         if failed and was_there:  # what a killed run left may never work again: begin anew
-            shutil.rmtree(folder)
-            failed = _fetch(folder, url, ref, schemes)
+            failed = _fetch_anew(folder, url, ref, schemes)
         if failed:
             raise UpstreamError(
                 f"git cannot fetch {ref}: {failed.replace(url, redact(url))}",
@@ -149,6 +148,18 @@ def _fetch(folder: Path, url: str, ref: str, schemes: Collection[str]) -> str:
     if reason and _is_commit(ref):  # a server may refuse to give single commits
         reason = _tried(folder, [*options, "--end-of-options", shown, "+refs/*:refs/*"], environment)
     return reason
+
+
+def _fetch_anew(folder: Path, url: str, ref: str, schemes: Collection[str]) -> str:
+    """Fetch into a fresh clone, which takes the old one's place if that works: commits held stay so."""
+    fresh = folder.with_suffix(".new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    failed = _fetch(fresh, url, ref, schemes)
+    if not failed:
+        shutil.rmtree(folder)
+        fresh.rename(folder)
+    shutil.rmtree(fresh, ignore_errors=True)
+    return failed
 
 
 def _hidden(url: str) -> tuple[str, dict[str, str]]:

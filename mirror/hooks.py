@@ -6,7 +6,7 @@ import os
 import subprocess
 
 from mirror.config import Config
-from mirror.console import say
+from mirror.console import printable, say
 from mirror.runs import Run
 
 _LIMIT = 600.0  # seconds
@@ -28,7 +28,7 @@ def _run(name: str, command: str, config: Config, run: Run) -> None:
     facts = {
         "LOCKSTOCK_SNAPSHOT": run.snapshot or "",
         "LOCKSTOCK_EXIT_CODE": str(run.exit_code),
-        "LOCKSTOCK_REASON": run.reason,
+        "LOCKSTOCK_REASON": printable(run.reason),
     }
     try:
         # its output goes to stderr, for stdout has the report

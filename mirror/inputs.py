@@ -147,6 +147,8 @@ def _in_commit(checkout: Checkout, pattern: str) -> list[Path]:
 
 
 def _read(spec: LockSpec, read: Read) -> LockText:
+    if ":" in spec.name:  # which stands before `build` in the names of build locks
+        raise LockError("a lock's path may not have a colon", where=str(spec.path), hint="rename it")
     text = _text(spec.path, read)
     folder = spec.path.parent
     includes = {
@@ -155,7 +157,10 @@ def _read(spec: LockSpec, read: Read) -> LockText:
         if _is_there(folder / name, read)
     }
     if detect(spec.path.name, text) == "requirements.txt":
-        _collect(text, folder, "", includes, read)
+        try:
+            _collect(text, folder, "", includes, read)
+        except RecursionError:
+            raise LockError("includes files too deeply", where=str(spec.path)) from None
     lock = LockText(spec=spec, text=text, includes=includes)
     folders = {*([spec.project] if spec.project else []), *_own_projects(lock)}
     return replace(lock, builds=tuple(sorted({_build_requires(folder, read) for folder in folders})))
@@ -191,7 +196,7 @@ def _collect(text: str, folder: Path, prefix: str, includes: dict[str, str], rea
 
 
 def _read_file(path: str) -> str:
-    return Path(path).read_text(encoding="utf-8")
+    return Path(path).read_bytes().decode("utf-8")  # with its own ends of lines
 
 
 def _is_there(path: Path, read: Read) -> bool:

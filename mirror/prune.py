@@ -60,6 +60,8 @@ def free(layout: Layout, surplus: Surplus) -> Pruned:
         layout.snapshots.drop(name)
     for sha256 in surplus.artifacts:
         layout.store.remove(sha256)
+    if surplus.artifacts:
+        layout.store.forget()
     return surplus.summary
 
 

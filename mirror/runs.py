@@ -63,13 +63,17 @@ def noted(layout: Layout, then: Callable[[Run], None]) -> Iterator[Outcome]:
         raise
     finally:
         if code != BusyError.exit_code:
-            then(_note(layout, outcome, begun, code, reason))
+            run = _run(layout, outcome, begun, code, reason)
+            try:
+                _note(layout, run)
+            finally:  # a full disk, which may be why it failed, keeps nobody from hearing of it
+                then(run)
 
 
-def _note(layout: Layout, outcome: Outcome, begun: float, code: int, reason: str) -> Run:
+def _run(layout: Layout, outcome: Outcome, begun: float, code: int, reason: str) -> Run:
     ended = time.time()
     before = last_run(layout)
-    run = Run(
+    return Run(
         ended=ended,
         seconds=ended - begun,
         exit_code=code,
@@ -78,9 +82,11 @@ def _note(layout: Layout, outcome: Outcome, begun: float, code: int, reason: str
         changed=outcome.changed,
         succeeded=ended if code == 0 else before.succeeded if before else None,
     )
+
+
+def _note(layout: Layout, run: Run) -> None:
     if layout.root.is_dir():
         write_atomically(_file(layout), json.dumps(asdict(run)).encode())
-    return run
 
 
 def last_run(layout: Layout) -> Run | None:

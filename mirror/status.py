@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from mirror.errors import StoreError
 from mirror.history import pinned
 from mirror.layout import Layout
 from mirror.runs import Run, last_run
@@ -50,11 +52,21 @@ def read_status(layout: Layout) -> Status:
     return Status(
         current=shelf.current_name(),
         pinned=tuple(sorted(pinned(shelf))),
-        snapshots=tuple(_stock(shelf.root, name) for name in shelf.names()),
+        snapshots=tuple(_stocks(shelf)),
         last_run=last_run(layout),
         disk_free=disk.free,
         disk_size=disk.total,
     )
+
+
+def _stocks(shelf: Snapshots) -> Iterator[Stock]:
+    """Count the snapshots; one that is pruned meanwhile is none any more."""
+    for name in shelf.names():
+        try:
+            yield _stock(shelf.root, name)
+        except (StoreError, FileNotFoundError):
+            if (shelf.root / f"{name}.json").exists():
+                raise
 
 
 @lru_cache(maxsize=512)

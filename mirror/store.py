@@ -20,6 +20,7 @@ from typing import IO
 from lockfiles.model import Digest, strongest
 from mirror.errors import DigestMismatchError, DiskFullError, OversizedError, StoreError, TruncatedError
 
+_NOTED = ("sha384", "sha512")  # strong, and not what files are held by
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -89,7 +90,7 @@ class Store:
             incoming.path.chmod(0o444)
             incoming.path.rename(target)
             for digest in incoming.found():
-                if digest.is_strong and digest.algorithm != "sha256":
+                if digest.algorithm in _NOTED:
                     self._remember(digest, incoming.sha256)
             return incoming.sha256
 
@@ -114,6 +115,13 @@ class Store:
         size = path.stat().st_size
         path.unlink()
         return size
+
+    def forget(self) -> None:
+        """Drop what is noted of files that are held no longer."""
+        for algorithm in _NOTED:
+            for alias in (self.root / algorithm).glob("??/*"):
+                if not self.holds(alias.readlink().name):
+                    alias.unlink()
 
     def sweep(self) -> None:
         """Drop what a killed run left in `incoming/`; only the holder of the run lock may."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -207,6 +207,10 @@ def _snapshot(content: bytes, index: Index) -> Snapshot:
     files = {file.sha256: file for file in snapshot.artifacts}
     for file in snapshot.artifacts:
         _check_file(file)
+    _check_locks(snapshot, files.keys())
+    ordered = (snapshot.locks, snapshot.artifacts, snapshot.selections, snapshot.inputs, snapshot.stale)
+    if Snapshot.of(*ordered) != snapshot:
+        raise ValueError("it is not in order")
     for member in index.files:
         if member.sha256 not in files or files[member.sha256].size != member.size:
             raise ValueError(f"it says nothing of {member.sha256} with {member.size} bytes")
@@ -229,6 +233,16 @@ def _check_file(file: Stocked) -> None:
     for text in (file.version, file.url, file.requires_python or "", file.tree or "", reason):
         if not text.isprintable():
             raise ValueError(f"{file.filename!r} is described with control characters")
+
+
+def _check_locks(snapshot: Snapshot, files: Collection[str]) -> None:
+    """Refuse locks and selections that later commands could not show, or not follow."""
+    told = [text for lock in snapshot.locks for text in (lock.name, lock.path, lock.format, lock.sha256)]
+    told += [text for chosen in snapshot.selections for text in (chosen.lock, chosen.target, *chosen.left)]
+    if not all(text.isprintable() for text in (*told, *snapshot.stale, snapshot.inputs)):
+        raise ValueError("its locks are described with control characters")
+    if any(sha256 not in files for chosen in snapshot.selections for sha256 in chosen.artifacts):
+        raise ValueError("a selection names a file that is not listed")
 
 
 def _refuse_gaps(index: Index, snapshot: Snapshot, store: Store) -> None:

@@ -26,7 +26,8 @@ FOLDER = "npm"
 FULL = "index.json"
 ABBREVIATED = "install.json"
 PLAIN = "index.html"
-_TARBALL = re.compile(rb'("tarball":")https?://[^"]*?/npm/')
+# The name tells where the place ends: that of the tree may have a folder `npm`, too.
+_TARBALL = re.compile(rb'("tarball":")https?://[^"]*?/npm/((?:@[^/"]+/)?[^/"]+/-/)')
 _INSTALL_SCRIPTS = ("preinstall", "install", "postinstall")
 _ABBREVIATED = (
     "name", "version", "deprecated", "dependencies", "optionalDependencies", "devDependencies",
@@ -86,7 +87,7 @@ def pages(versions: Iterable[Version], url: str) -> Iterator[tuple[str, bytes]]:
 def moved(page: bytes, url: str) -> bytes:
     """Give a page that names `url` as the place of the tree."""
     place = f"{url.rstrip('/')}/{FOLDER}/".encode()
-    return _TARBALL.sub(lambda match: match[1] + place, page)
+    return _TARBALL.sub(lambda match: match[1] + place + match[2], page)
 
 
 def precedence(version: str) -> tuple[Any, ...]:

@@ -12,6 +12,7 @@ from aiohttp import web
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from mirror.console import human_size, human_time
+from mirror.errors import StoreError
 from mirror.layout import Layout
 from mirror.serve.index import Index
 from mirror.status import Status, Stock, read_status
@@ -44,11 +45,11 @@ class Views:
         return web.json_response(content, status=200 if tree else 503)
 
     async def _metrics(self, _request: web.Request) -> web.Response:
-        lines = metrics(read_status(self._layout), self._index)
+        lines = metrics(self._status(), self._index)
         return web.Response(body="".join(lines).encode(), headers={"Content-Type": _METRICS_TYPE})
 
     async def _page(self, _request: web.Request) -> web.Response:
-        status = read_status(self._layout)
+        status = self._status()
         missing = self._index.missing.most_common(_SHOWN)
         page = _template().render(
             status=status,
@@ -61,6 +62,14 @@ class Views:
             version=version("lockstock"),
         )
         return web.Response(text=page, content_type="text/html", headers=_HEADERS)
+
+    def _status(self) -> Status:
+        try:
+            return read_status(self._layout)
+        except StoreError as error:
+            raise web.HTTPServiceUnavailable(
+                text=f"a snapshot cannot be read: {error.reason}; `mirror verify` sets it aside\n"
+            ) from error
 
 
 def metrics(status: Status, index: Index) -> Iterator[str]:

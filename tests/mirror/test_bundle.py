@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -21,7 +22,7 @@ from mirror import bundle, transfer
 from mirror.bundle import Index, Member
 from mirror.errors import BundleError, DamageError
 from mirror.layout import Layout
-from mirror.snapshot import Snapshot, Stocked
+from mirror.snapshot import LockRecord, Selected, Snapshot, Stocked
 from tests.mirror.stocking import snapshot_of, stock, stocked
 from tests.mirror.test_devpi_kill import steps_until_killed
 from tests.project import Project
@@ -277,6 +278,37 @@ def test_a_hostile_snapshot_with_right_digests(
     refused(far, path, match="snapshot is not one")
 
 
+RECORD = LockRecord(name="app", path="uv.lock", format="uv.lock", sha256="0" * 64)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"locks": (replace(RECORD, name=1),)}, {"locks": (replace(RECORD, path="\x1b[2J"),)},
+        {"locks": (RECORD, RECORD)}, {"stale": (1,)}, {"stale": ("b", "a")}, {"inputs": 5},
+        {"selections": (Selected(lock="app", target="x", artifacts=("f" * 64,)),)},
+        {"selections": (Selected(lock="app", target="x", artifacts=([],)),)},
+        {"selections": (Selected(lock="app", target="x", artifacts=(), left=(1,)),)},
+    ],
+)  # fmt: skip
+def test_hostile_locks_with_right_digests(far: Layout, tmp_path: Path, change: dict[str, Any]) -> None:
+    snapshot = replace(snapshot_of([]), **change)
+    refused(far, hostile(tmp_path / "evil.tar", snapshot, {}), match="snapshot is not one")
+
+
+def test_files_out_of_order(far: Layout, wheels: Path, tmp_path: Path) -> None:
+    wheel = [make_wheel(wheels, name, "1.0") for name in ("b", "a")]
+    snapshot = replace(snapshot_of([]), artifacts=tuple(map(stocked, wheel)))
+    content = {stocked(file).sha256: file.read_bytes() for file in wheel}
+    refused(far, hostile(tmp_path / "evil.tar", snapshot, content), match="not in order")
+
+
+def test_a_manifest_larger_than_a_volume() -> None:
+    manifest = Member(volume=1, sha256="a" * 64, size=40_000)
+    with pytest.raises(ValueError, match="the list of files alone does not fit"):
+        bundle.plan_volumes(None, manifest, [("b" * 64, 10)], 30_000)
+
+
 @pytest.mark.parametrize("manifest", [b"", b"[]", b"{}", b'{"schema": 99}', b"[" * 100_000, b"\xff"])
 def test_a_manifest_that_is_none(far: Layout, tmp_path: Path, manifest: bytes) -> None:
     refused(far, hostile(tmp_path / "evil.tar", snapshot_of([]), {}, manifest), match="not one")
@@ -296,6 +328,7 @@ def test_a_file_that_the_snapshot_does_not_name(far: Layout, flask: Path, tmp_pa
         {"files": [{"volume": 1, "sha256": "a" * 64, "size": True}]},
         {"files": [{"volume": 1, "sha256": "a" * 64, "size": -1}]},
         {"files": [{"volume": 1, "sha256": "a" * 64, "size": 1}] * 2},
+        {"base": 5}, {"base": "x"}, {"base": ["a" * 64]},
     ],
 )  # fmt: skip
 def test_a_list_that_makes_no_sense(change: dict[str, object]) -> None:

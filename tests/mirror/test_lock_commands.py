@@ -67,6 +67,10 @@ def test_a_rewritten_lock_differs_in_urls_only(locked: Project, index: IndexServ
     before = (locked.folder / "uv.lock").read_text()
     same = locked.mirror("rewrite", "uv.lock", "--index", index.index)
     assert same.stdout == before
+    for name, end in (("unix.lock", b"\n"), ("windows.lock", b"\r\n")):
+        (locked.folder / "uv.lock").write_bytes(before.encode().replace(b"\n", end))
+        assert locked.mirror("rewrite", "uv.lock", "--index", index.index, "-o", name).returncode == 0
+        assert (locked.folder / name).read_bytes() == before.encode().replace(b"\n", end)
 
 
 def test_rewrite_of_a_format_without_urls(project: Project, index: IndexServer, wheels: Path) -> None:

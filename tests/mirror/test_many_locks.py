@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from mirror.errors import UpstreamError
+from mirror.git import fetch_commit
+from mirror.inputs import read_locks
 from tests.index_server import IndexServer
 from tests.project import Project
 from tests.wheels import digest, make_sdist, make_wheel
@@ -189,6 +192,36 @@ def test_a_ref_or_a_file_that_is_not_there(
     assert ended.returncode == 26
     assert "Traceback" not in ended.stderr
     assert path in ended.stderr or ref in ended.stderr
+
+
+def test_a_commit_that_is_held_outlives_a_repository_that_is_gone(tmp_path: Path, repository: Path) -> None:
+    commit, url = git(repository, "rev-parse", "HEAD"), repository.as_uri()
+    fetch_commit(tmp_path / "git", url, commit, ("file",))
+    repository.rename(tmp_path / "away")
+    with pytest.raises(UpstreamError):
+        fetch_commit(tmp_path / "git", url, "main", ("file",))
+    assert fetch_commit(tmp_path / "git", url, commit, ("file",)).files()
+    assert [path.suffix for path in sorted((tmp_path / "git").iterdir())] == [".git", ".lock"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [("a:build.txt", "", "may not have a colon"), ("a.txt", "-r 0.txt\n", "includes files too deeply")],
+)
+def test_a_lock_that_makes_no_sense_fails_alone(
+    project: Project, click: Path, name: str, content: str, reason: str
+) -> None:
+    folder = project.folder / "mono"
+    folder.mkdir()
+    (folder / name).write_text(content)
+    for number in range(1200 if content else 0):
+        (folder / f"{number}.txt").write_text(f"-r {number + 1}.txt\n")
+    (folder / "1200.txt").write_text("")
+    project.lock(click)
+    project.configure(more='[locks.mono]\npath = "mono/a*.txt"\n')
+    locks, failed = read_locks(project.load(), project.layout)
+    assert [lock.spec.name for lock in locks] == ["app"]
+    assert {name: reason in error.reason for name, error in failed.items()} == {f"mono/{name}": True}
 
 
 def test_extras_groups_and_sdists_are_chosen_per_lock(project: Project, wheels: Path) -> None:

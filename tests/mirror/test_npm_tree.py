@@ -163,6 +163,20 @@ def test_served_at_whatever_address_the_client_uses(layout: Layout) -> None:
     asked(layout, ask)
 
 
+def test_a_tree_below_a_folder_that_is_called_npm(layout: Layout) -> None:
+    publish(
+        layout, *(stocked(layout, make_tarball(n)) for n in ("npm", "@s/npm")), url="https://m.example/npm"
+    )
+
+    async def ask(client: TestClient) -> None:  # type: ignore[type-arg]
+        for name in ("npm", "@s/npm"):
+            page = await (await client.get(f"/npm/{name}", headers={"Host": "m.example"})).json()
+            place = page["versions"]["1.0.0"]["dist"]["tarball"]
+            assert place == f"http://m.example/npm/{name}/-/npm-1.0.0.tgz"
+
+    asked(layout, ask)
+
+
 PATHS = (
     "/npm/b", "/npm/..%2f..%2fsnapshots", "/npm/@s%2f..%2f..%2fx", "/npm/a/-/..%2findex.json",
     "/npm/a/-/b-1.0.0.tgz", "/npm/@..%2fx", "/npm/%00", "/npm/a%5c..", "/npm/@s/%2e%2e",

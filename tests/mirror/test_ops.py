@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from email.utils import formatdate
 from pathlib import Path
@@ -17,9 +20,12 @@ import pytest
 from ruamel.yaml import YAML
 
 from lockfiles.errors import ConfigError
+from mirror.errors import DiskFullError
+from mirror.hooks import run_hooks
 from mirror.layout import Layout
-from mirror.runs import last_run
+from mirror.runs import Run, last_run, noted
 from mirror.schedule import Job, Scheduler, render
+from mirror.status import read_status
 from tests.index_server import Answer, IndexServer
 from tests.mirror.stocking import stock
 from tests.project import Project
@@ -76,6 +82,28 @@ def test_upstreams_that_do_not_serve(
     index.faults["/simple/"] = fault
     ((grade, message),) = examined(project, 36)["upstreams"]
     assert (grade, words in message, "hunter2" in message) == ("failed", True, False)
+
+
+def test_npms_registry_is_asked_where_a_lock_is_npms(project: Project, index: IndexServer) -> None:
+    (project.folder / "package-lock.json").write_text("{}")
+    project.configure(more="[locks.web]\npath = 'package-lock.json'\n")
+    project.lock()
+    project.environment["NPM_CONFIG_REGISTRY"] = f"{index.url}/npm"
+    project.environment["NPM_CONFIG_USERCONFIG"] = os.devnull
+    index.pages["/simple/"] = b"<html></html>"
+    index.faults["/npm/"] = lambda answer: answer.send(503)
+    told = examined(project, 36)["upstreams"]
+    assert [(grade, message.partition(" ")[0]) for grade, message in told] == [
+        ("failed", f"{index.url}/npm"),
+        ("ok", index.index),
+    ]
+
+
+def test_a_snapshot_that_is_pruned_meanwhile_is_not_counted(tmp_path: Path, flask: Path) -> None:
+    layout = Layout(tmp_path / "mirror")
+    name = stock(layout, flask)
+    (layout.snapshots.root / "0002-gone.json").symlink_to("nowhere")
+    assert [stock.name for stock in read_status(layout).snapshots] == [name]
 
 
 def test_a_clock_that_is_wrong(project: Project, index: IndexServer, flask: Path) -> None:
@@ -162,6 +190,27 @@ def test_hooks_are_run_when_they_should(project: Project, flask: Path) -> None:
     assert ended.returncode == 20
     assert "hook on_failure: it ended with exit code 3" in ended.stderr
     assert log.read_text().splitlines()[1].startswith("20: ")
+
+
+def test_hooks_hear_of_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    heard: list[Run] = []
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", full)
+    with pytest.raises(DiskFullError), noted(Layout(tmp_path), heard.append):
+        raise DiskFullError("no space is left on the disk")
+    assert [run.exit_code for run in heard] == [DiskFullError.exit_code]
+
+
+def test_hooks_are_told_reasons_without_what_no_variable_may_hold(project: Project, flask: Path) -> None:
+    project.configure(more=HOOKS)
+    project.lock(flask)
+    run = Run(
+        ended=0, seconds=0, exit_code=10, reason="a\0b\ud800", snapshot=None, changed=False, succeeded=None
+    )
+    run_hooks(project.load(), run)
+    assert (project.folder / "hooks.log").read_text() == "10: a\ufffdb\ufffd\n"
 
 
 def test_hooks_that_are_wrong(project: Project, flask: Path) -> None:

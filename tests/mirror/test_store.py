@@ -79,6 +79,17 @@ def test_a_transfer_that_starts_again_forgets_the_first_bytes(store: Store) -> N
     assert store.path(SHA256.value).read_bytes() == DATA
 
 
+def test_what_was_noted_of_a_lost_file_is_forgotten(store: Store) -> None:
+    with store.receive(Expected(label="x", digests=(SHA512,))) as incoming:
+        incoming.write(DATA)
+        sha256 = store.keep(incoming)
+    store.forget()
+    assert store.find([SHA512]) == sha256
+    store.remove(sha256)
+    store.forget()
+    assert [path for path in (store.root / "sha512").rglob("*") if path.is_symlink()] == []
+
+
 def test_sweeps_what_a_killed_run_left(store: Store) -> None:
     store.incoming.mkdir(parents=True)
     (store.incoming / "tmpabc").write_bytes(b"half")
