@@ -19,15 +19,18 @@ from urllib.parse import urlsplit, urlunsplit
 from mirror.config import UpstreamSpec
 from mirror.errors import UpstreamError
 
+# The parser of `pip install`, without what the command itself imports, which takes twice as long.
 _ASK_PIP = """
 import json
-from pip._internal.commands import create_command
-o, _ = create_command("install").parse_args([])
+from pip._internal.cli.cmdoptions import general_group, index_group, make_option_group
+from pip._internal.cli.parser import ConfigOptionParser
+parser = ConfigOptionParser(name="install", add_help_option=False)
+for group in (general_group, index_group):
+    parser.add_option_group(make_option_group(group, parser))
+o, _ = parser.parse_args([])
 keys = "index_url extra_index_urls find_links no_index cert client_cert trusted_hosts proxy timeout retries"
 print(json.dumps({key: getattr(o, key) for key in keys.split()}))
 """
-
-
 _VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)\}")
 
 
