@@ -27,10 +27,10 @@ from mirror.layout import Layout
 from mirror.options import ConfigOption, JsonOption, VersionOption
 from mirror.publish.deliver import Delivery, index_url
 from mirror.runs import noted
-from mirror.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from mirror.plan import Plan
+    from mirror.status import Status, Stock
 
 app = typer.Typer(
     name="mirror",
@@ -92,24 +92,25 @@ def _report(
 @app.command()
 def snapshots(config: ConfigOption = configuration.DEFAULT_FILE, as_json: JsonOption = False) -> None:
     """List the snapshots, the oldest first."""
-    shelf = Layout(configuration.load(config).root).snapshots
-    current = shelf.current_name()
-    loaded = [(name, shelf.load(name)) for name in shelf.names()]
+    from mirror.status import read_status
+
+    found = read_status(Layout(configuration.load_mirror(config).root))
     if as_json:
-        print_json([_summary(name, snapshot, current) for name, snapshot in loaded])
+        print_json([_summary(stock, found) for stock in found.snapshots])
         return
     print_table(
         "",
-        ("", "snapshot", "locks", "files", "size"),
+        ("", "snapshot", "locks", "files", "size", ""),
         (
             (
-                "*" if name == current else " ",
-                name,
-                ", ".join(_own_locks(s)),
-                str(len(s.artifacts)),
-                human_size(s.size),
+                "*" if stock.name == found.current else " ",
+                stock.name,
+                ", ".join(stock.locks),
+                str(stock.files),
+                human_size(stock.size),
+                "pinned" if stock.name in found.pinned else "",
             )
-            for name, s in loaded
+            for stock in found.snapshots
         ),
     )
 
@@ -123,18 +124,15 @@ def _raise_failed(report: refreshing.Report) -> None:
         raise PartialError(f"{plural(len(report.failed), 'lock')} could not be met: {names}")
 
 
-def _summary(name: str, snapshot: Snapshot, current: str | None) -> dict[str, object]:
+def _summary(stock: Stock, status: Status) -> dict[str, object]:
     return {
-        "name": name,
-        "current": name == current,
-        "locks": _own_locks(snapshot),
-        "artifacts": len(snapshot.artifacts),
-        "size": snapshot.size,
+        "name": stock.name,
+        "current": stock.name == status.current,
+        "pinned": stock.name in status.pinned,
+        "locks": stock.locks,
+        "artifacts": stock.files,
+        "size": stock.size,
     }
-
-
-def _own_locks(snapshot: Snapshot) -> list[str]:
-    return [lock.name for lock in snapshot.locks if ":" not in lock.name]
 
 
 def _print_report(report: refreshing.Report, config: configuration.Config, *, dry_run: bool) -> None:

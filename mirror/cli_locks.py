@@ -82,7 +82,7 @@ def upstream(config: ConfigOption = configuration.DEFAULT_FILE, as_json: JsonOpt
     """
     from mirror.upstream.compare import compare
 
-    loaded = configuration.load(config)
+    loaded = configuration.load_mirror(config)
     snapshot = Layout(loaded.root).snapshots.current() or Snapshot.of([], [], [])
     changes = compare(loaded, snapshot)
     if as_json:

@@ -407,5 +407,10 @@ def test_across_the_gap_as_a_user(project: Project, flask: Path, click: Path, tm
         "size": 0,
     }
     assert project.mirror("import", str(flask)).returncode == 35
+    project.config.write_text("")  # which names no lock
+    assert project.mirror("pin", "current").returncode == 0
+    (listed,) = json.loads(project.mirror("snapshots", "--json").stdout)
+    assert (listed["name"], listed["artifacts"], listed["current"], listed["pinned"]) == (name, 2, True, True)
+    assert "pinned" in project.mirror("snapshots").stdout
     for wrong in ("4X", "i", "-1", "4iB"):
         assert other.mirror("export", "--to", "x.tar", f"--volume-size={wrong}").returncode == 2
