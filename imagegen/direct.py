@@ -220,7 +220,7 @@ def _assemble(
     building.check_base(_facts(root), draft.plan, draft.target)
     locked = locked_base(config, spec.base) if isinstance(spec.base, DebianBase) else None
     debs = locked.debs if locked else ()
-    files = (*draft.plan.stock, *draft.plan.npm)
+    files = (*draft.plan.present, *draft.plan.npm)
     licences = known_licences(files, Layout(config.root).store.path, config.root / "cache" / CACHE)
     evidence = partial(attest, draft.plan, draft.snapshot, licences, debs)
     return engine.build(draft.plan, draft.target, tarball, root, progress, evidence, image)

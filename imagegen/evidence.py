@@ -54,16 +54,22 @@ def _stocked(
     contents: Contents,
 ) -> Iterator[Package]:
     asked = _asked(plan, snapshot)
-    for file in (*plan.stock, *plan.npm):
+    for file in (*plan.present, *plan.npm):
         yield Package(
             purl=_purl(file),
-            use="installed" if file in plan.install or (plan.node and file in plan.npm) else "stocked",
+            use=_use(plan, file),
             layer=contents.files[file.sha256],
             filename=file.filename,
             sha256=file.sha256,
             locks=asked.get(file.sha256, ()),
             licences=licences.get(file.sha256, ()),
         )
+
+
+def _use(plan: ImagePlan, file: Stocked) -> str:
+    if file in plan.npm:
+        return "installed" if plan.node else "stocked"
+    return "installed" if file in plan.install or not plan.wheels else "stocked"
 
 
 def _asked(plan: ImagePlan, snapshot: Snapshot) -> Mapping[str, tuple[str, ...]]:

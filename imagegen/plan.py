@@ -55,10 +55,10 @@ class ImagePlan:
     """Everything that decides an image's content.
 
     `install` is installed in the virtual environment, `stock` lies beside it as files (and holds
-    `install`), `build` is what sdists are built with, `uv` is the tool that goes on PATH, `npm` are
-    the tarballs in npm's cache, `node` are the projects whose node_modules it has, `layers` is the
-    most layers it may have, and `compile` whether modules are byte-compiled. `digest` is the sha256
-    of all the rest and of the templates.
+    `install`) unless `wheels` is false, `build` is what sdists are built with, `uv` is the tool that
+    goes on PATH, `npm` are the tarballs in npm's cache, `node` are the projects whose node_modules it
+    has, `layers` is the most layers it may have, and `compile` whether modules are byte-compiled.
+    `digest` is the sha256 of all the rest and of the templates.
     """
 
     name: str
@@ -78,6 +78,7 @@ class ImagePlan:
     labels: Mapping[str, str]
     layers: int
     compile: bool
+    wheels: bool = True
     compression: Compression = Compression.GZIP
     digest: str = ""
 
@@ -108,9 +109,14 @@ class ImagePlan:
         return {"LANG": "C.UTF-8", "VIRTUAL_ENV": f"{HOME}/venv", **npm, **self.env}
 
     @property
+    def present(self) -> tuple[Stocked, ...]:
+        """The files of `stock` that the image has anything of: all, or what is installed and uv."""
+        return tuple(f for f in self.stock if self.wheels or f in self.install or f == self.uv)
+
+    @property
     def size(self) -> int:
-        """Bytes of all stocked files."""
-        return sum(artifact.size for artifact in (*self.stock, *self.npm))
+        """Bytes of all stocked files that the image is made of."""
+        return sum(artifact.size for artifact in (*self.present, *self.npm))
 
 
 def make_plan(
@@ -155,6 +161,7 @@ def make_plan(
         labels=_labels(spec, snapshot, target, base),
         layers=spec.layers,
         compile=spec.compile,
+        wheels=spec.wheels,
         compression=spec.compression,
     )
     return replace(plan, digest=_digest(plan, templates))

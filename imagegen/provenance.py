@@ -36,6 +36,7 @@ def provenance(plan: ImagePlan, snapshot: Snapshot, digest: str, packages: Itera
                     "user": plan.user,
                     "layers": plan.layers,
                     "compile": plan.compile,
+                    "wheels": plan.wheels,
                 },
                 "internalParameters": {"plan": plan.digest},
                 "resolvedDependencies": [

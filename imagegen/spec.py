@@ -83,8 +83,9 @@ class ImageSpec:
 
     `project` is the folder its checks run in, `skip_imports` are modules that verify leaves alone,
     `layers` is how many layers it may have at most; modules are byte-compiled where `compile` says so,
-    and with `install` node_modules are there already. `sign` is the file of a private key, which may
-    not be there where nothing is built.
+    `wheels` is whether the files that were installed lie there too, to install from, and with `install`
+    node_modules are there already. `sign` is the file of a private key, which may not be there where
+    nothing is built.
     """
 
     name: str
@@ -98,6 +99,7 @@ class ImageSpec:
     skip_imports: tuple[str, ...] = ()
     layers: int = DEFAULT_BUDGET
     compile: bool = True
+    wheels: bool = True
     compression: Compression = Compression.GZIP
     install: bool = False
     sign: Path | None = None
@@ -169,6 +171,7 @@ def _image(name: str, table: Table, config: Config) -> ImageSpec:
         skip_imports=table.strings("skip_imports", ()),
         layers=_budget(table),
         compile=table.boolean("compile", default=True),
+        wheels=table.boolean("wheels", default=True),
         compression=_compression(table),
         install=table.boolean("install", default=False),
         sign=folder / key if (key := table.string("sign", None)) else None,

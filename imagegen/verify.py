@@ -40,6 +40,10 @@ _REINSTALL = (
     f"python3 -m venv {_FRESH} && {_FRESH}/bin/pip install --quiet --no-cache-dir --no-compile --no-deps "
     f"--require-hashes -r {HOME}/requirements.txt && {_FRESH}/bin/pip check"
 )
+_NO_WHEELS = (
+    f"test ! -e {HOME}/wheels && ! said=$(pip install --no-deps lockstock-nosuch 2>&1) && "
+    "printf '%s\\n' \"$said\" | grep 'wheels = false'"
+)
 
 
 class Trial(Protocol):
@@ -103,7 +107,9 @@ def steps(spec: ImageSpec, addresses: Sequence[str], npm: Sequence[str] = ()) ->
         Step(name=ISOLATION, command=_script("isolation.py", addresses)),
         Step(name="pip check", command=("pip", "check")),
         Step(name="imports", command=_script("imports.py", spec.skip_imports)),
-        Step(name="re-install from the baked wheels", command=("sh", "-c", _REINSTALL)),
+        Step(name="re-install from the baked wheels", command=("sh", "-c", _REINSTALL))
+        if spec.wheels
+        else Step(name="no wheels to install from, and pip says so", command=("sh", "-c", _NO_WHEELS)),
         *(
             Step(name=f"{command} in {folder}", command=("sh", "-c", f"cd {quote(folder)} && {command}"))
             for folder in npm

@@ -71,7 +71,8 @@ class Work:
     def recipe(self, file: Stocked) -> list[object]:
         """Say what a stocked file's part of a layer depends on."""
         built = [self.built[file.sha256].sha256] if file.sha256 in self.built else []
-        return [file.filename, file.sha256, file in self.plan.install, file == self.plan.uv, *built]
+        lean = [] if self.plan.wheels else ["without the file"]
+        return [file.filename, file.sha256, file in self.plan.install, file == self.plan.uv, *built, *lean]
 
     def path(self, file: Stocked) -> Path:
         """Say where a stocked file lies. Raises NotStockedError."""
@@ -120,7 +121,7 @@ class _Placed:
 
 def _wheel(work: Work, file: Stocked) -> _Placed:
     path = work.path(file)
-    entries = [Entry(path=f"{_STOCK}/{file.filename}", content=path)]
+    entries = [Entry(path=f"{_STOCK}/{file.filename}", content=path)] if work.plan.wheels else []
     claims: list[Claims] = []
     if file in work.plan.install:
         built = work.built.get(file.sha256)

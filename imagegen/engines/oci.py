@@ -80,7 +80,7 @@ class DirectEngine:
         venv = Venv(root=f"{HOME}/venv", python=target.minor)
         shared = shared_parts(plan)
         more = len(image.layers) - 1 if image else 0
-        groups = group((*plan.stock, *plan.npm), plan.layers, plan.name, FIXED + len(shared) + more)
+        groups = group((*plan.present, *plan.npm), plan.layers, plan.name, FIXED + len(shared) + more)
         programs = BaseRoot(tarball, plan.base.digest, self._root / "roots", progress)
         compiler = _compiler(plan, target, root, programs)
         with self._alone(), NodeModules(plan, self._store, programs, self._root / "node", progress) as node:

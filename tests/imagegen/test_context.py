@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ SCENARIOS = Path(__file__).parent.parent / "scenarios"
 BARE = ImageSpec(name="bare", base=DockerBase(reference="registry.example/python:3.11"), locks=("app",))
 PLANS = {
     "image-context": make_plan(SPEC, SNAPSHOT, TARGET, BASE, templates="t"),
+    "image-context-no-wheels": make_plan(replace(SPEC, wheels=False), SNAPSHOT, TARGET, BASE, templates="t"),
     "image-context-bare": make_plan(BARE, snapshot(app=(ALPHA,)), TARGET, BASE, templates="t"),
 }
 

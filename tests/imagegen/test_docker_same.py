@@ -54,11 +54,9 @@ def test_file_by_file(sandbox: Sandbox, direct_sandbox: Sandbox) -> None:
     docker, direct = files(sandbox), files(direct_sandbox)
     either, both = set(docker) ^ set(direct), set(docker) & set(direct)
 
-    lacking = sorted(path for path in either - set(direct) if not _explained(path, ONLY_DOCKER))
-    added = sorted(path for path in either - set(docker) if not _explained(path, ONLY_DOCKER))
-    changed = sorted(
-        path for path in both if docker[path] != direct[path] and not _explained(path, DIFFERENT)
-    )
+    lacking = sorted(path for path in either - set(direct) if not explained(path, ONLY_DOCKER))
+    added = sorted(path for path in either - set(docker) if not explained(path, ONLY_DOCKER))
+    changed = sorted(path for path in both if docker[path] != direct[path] and not explained(path, DIFFERENT))
 
     assert (lacking, added, changed) == ([], [], [])
     assert len(both) > 8000
@@ -84,5 +82,5 @@ def test_configuration(sandbox: Sandbox, direct_sandbox: Sandbox) -> None:
     assert configurations[0] == configurations[1]
 
 
-def _explained(path: str, patterns: dict[str, str]) -> bool:
+def explained(path: str, patterns: dict[str, str]) -> bool:
     return any(re.fullmatch(pattern, path) for pattern in patterns.values())

@@ -71,6 +71,21 @@ def properties(found: Mapping[str, Any]) -> dict[str, str]:
     return {one["name"]: one["value"] for one in found["properties"]}
 
 
+def test_without_wheels_only_what_is_installed_is_listed(project: StockedProject, tmp_path: Path) -> None:
+    usual = (project.folder / "lockstock.toml").read_text()
+    (project.folder / "lockstock.toml").write_text(f"{usual}wheels = false\n")
+    built(project, "-o", f"oci:{tmp_path / 'lean'}")
+    (project.folder / "lockstock.toml").write_text(usual)
+
+    found = artifacts(Layout(tmp_path / "lean"))
+    bill, (provenance,) = json.loads(found[SBOM][0]), found[STATEMENT]
+    used = {properties(one)["lockstock:use"] for one in bill["components"] if "pypi" in one["purl"]}
+    assert used == {"installed"}
+    assert "pkg:pypi/alpha@1.0" in {one["purl"] for one in bill["components"]}
+    assert "pkg:pypi/gamma@3.0" not in {one["purl"] for one in bill["components"]}
+    assert json.loads(provenance)["predicate"]["buildDefinition"]["externalParameters"]["wheels"] is False
+
+
 class TestBill:
     def test_a_package(self, bill: dict[str, Any], project: StockedProject) -> None:
         found = component(bill, "pkg:pypi/alpha@1.0")

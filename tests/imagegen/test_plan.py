@@ -32,6 +32,15 @@ def test_without_tools_there_is_no_uv() -> None:
     assert plan(of=snapshot(app=(UV,), app__build=())).uv is None
 
 
+def test_without_wheels_only_what_is_unpacked_is_present() -> None:
+    made = plan(replace(SPEC, wheels=False))
+
+    assert made.present == (ALPHA, BETA, UV)
+    assert plan().present == plan().stock
+    assert made.size == 300
+    assert made.digest != plan().digest
+
+
 def test_companions_of_other_locks_stay_out() -> None:
     made = plan(of=snapshot(app=(ALPHA,), other=(BETA,), other__build=(SETUPTOOLS,)))
 

@@ -38,6 +38,7 @@ env = { B = "2", A = "1" }
 checks = ["pytest -q"]
 project = "code"
 skip_imports = ["pkg.gui"]
+wheels = false
 """
 
 
@@ -58,6 +59,7 @@ def test_everything_is_read(tmp_path: Path) -> None:
             python="3.11",
             user="worker",
             env={"A": "1", "B": "2"},
+            wheels=False,
             checks=("pytest -q",),
             project=tmp_path / "code",
             skip_imports=("pkg.gui",),
