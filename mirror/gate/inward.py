@@ -32,7 +32,7 @@ async def serve(core: Core, exchange: Exchange, usages: tuple[Usage, ...]) -> bo
         case Moved():
             headers = (("Location", found.location), ("Content-Length", "0"))
             exchange.writer.write(render_head("HTTP/1.1 301 Moved", headers))
-            await exchange.writer.drain()
+            await _drain(core, exchange)
             return exchange.head.keeps
     _missing(core, exchange, target)
     raise Denied(
@@ -71,8 +71,7 @@ async def _page(core: Core, exchange: Exchange, found: Found, usages: tuple[Usag
     _count(usages, len(sent))
     exchange.writer.write(sent)
     _record(core, exchange, 200 if fresh else 304, len(sent), {})
-    async with asyncio.timeout(core.settings.idle_seconds):
-        await exchange.writer.drain()
+    await _drain(core, exchange)
     return head.keeps
 
 
@@ -101,8 +100,14 @@ async def _file(core: Core, exchange: Exchange, found: Found, usages: tuple[Usag
         _record(core, exchange, int(status[:3]), 0, {})
     else:
         await _Transfer(found, first, end).run(core, exchange, usages)
-    await writer.drain()
+    await _drain(core, exchange)
     return head.keeps
+
+
+async def _drain(core: Core, exchange: Exchange) -> None:
+    """Wait for a client that is slower than the gate. Raises TimeoutError for one that takes nothing."""
+    async with asyncio.timeout(core.settings.idle_seconds):
+        await exchange.writer.drain()
 
 
 class _Transfer:
@@ -138,8 +143,7 @@ class _Transfer:
                 _count(usages, len(data))
                 if any(usage.over for usage in usages):
                     _stop(core, exchange)
-                async with asyncio.timeout(core.settings.idle_seconds):
-                    await exchange.writer.drain()
+                await _drain(core, exchange)
 
 
 @lru_cache(maxsize=1024)

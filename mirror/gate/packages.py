@@ -134,6 +134,8 @@ def lock_digest(snapshot: Snapshot | None) -> str:
 def asked_package(path: str) -> tuple[str, str] | None:
     """Give the ecosystem and the canonical name of the package whose page a path is."""
     text = unquote(path.partition("?")[0])
+    if not text.isprintable():
+        return None  # a name that would be two lines in a report
     if match := _PYTHON.fullmatch(text):
         return Ecosystem.PYPI.value, canonicalize_name(match[1])
     if match := _NPM.fullmatch(text):

@@ -98,11 +98,14 @@ class Gate:
         try:
             while await self._exchange(reader, writer):
                 pass
+            writer.transport.set_write_buffer_limits(0)
+            async with asyncio.timeout(self._settings.idle_seconds):
+                await writer.drain()
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            return  # the client went, or the gate closes
+            return  # the client went, or takes nothing, or the gate closes
         finally:
             self._clients.discard(me)
-            writer.close()
+            writer.transport.abort()  # close() would keep what is not taken for as long as the client likes
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Take one request; says whether the connection goes on."""

@@ -112,7 +112,8 @@ def parse(text: str) -> Token:
         decoded = base64.b64decode(packed + "=" * (-len(packed) % 4), altchars=b"-_", validate=True)
         key, nonce, caveats, signature = json.loads(decoded)
         token = Token(key=key, nonce=nonce, caveats=tuple(caveats), signature=bytes.fromhex(signature))
-        if str(token) != text or not all(isinstance(part, str) for part in (key, nonce, *caveats)):
+        plain = all(isinstance(part, str) and part.isascii() for part in (key, nonce, *caveats))
+        if str(token) != text or not plain:
             raise ValueError("written in another way")
     except (ValueError, TypeError, binascii.Error, RecursionError) as error:
         raise TokenError("this is no whole token") from error

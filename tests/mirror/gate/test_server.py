@@ -581,6 +581,7 @@ def test_which_package_a_path_asks_for() -> None:
     assert asked_package("/npm/@scope%2fname") == ("npm", "@scope/name")
     assert asked_package("/npm/left-pad/-/left-pad-1.0.0.tgz") is None
     assert asked_package("/files/x.whl") is None
+    assert asked_package("/simple/one%0Atwo/") is None  # would be two lines of a report
 
 
 async def test_rates_are_kept(tmp_path: Path) -> None:
@@ -633,6 +634,50 @@ async def test_what_goes_out_in_a_head_counts(tmp_path: Path) -> None:
             status, _, body = await gate.ask("GET", f"http://{host}/{secret}", *headers, host=host)
             assert (status, body["kind"]) == (403, "budget")
         assert bytes(up.seen).count(secret.encode()) == 1
+
+
+@pytest.mark.parametrize("path", ["/files/idna.whl", "/simple/idna"])
+async def test_who_asks_on_and_takes_no_answer_is_cut_off(tmp_path: Path, path: str) -> None:
+    tree, shelf = make_tree(tmp_path)
+    async with running(tmp_path, "mirror = true", tree=tree, shelf=shelf, idle_seconds=0.2) as gate:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(gate.socket))
+            client.setblocking(False)
+            asking = f"HEAD {path} HTTP/1.1\r\nHost: gate\r\n\r\n".encode() * 50_000
+            async with asyncio.timeout(20):
+                with pytest.raises(ConnectionError):
+                    await asyncio.get_running_loop().sock_sendall(client, asking)
+            await free(gate)
+
+
+async def test_who_does_not_take_the_end_of_an_answer_is_cut_off(tmp_path: Path) -> None:
+    """What the kernel does not take is not kept for longer than the gate waits for anyone."""
+    tree, shelf = make_tree(tmp_path)
+    full, other = socket.socketpair()
+    full.setblocking(False)
+    size = full.send(bytes(1 << 18)) + 30_000
+    for end in (full, other):
+        end.close()
+    (tree / "files" / "large").write_bytes(bytes(size))
+    async with running(tmp_path, "mirror = true", tree=tree, shelf=shelf, idle_seconds=0.2) as gate:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(gate.socket))
+            client.send(b"GET /files/large HTTP/1.1\r\nHost: gate\r\nConnection: close\r\n\r\n")
+            while not gate.gate._clients:
+                await asyncio.sleep(0.01)
+            await free(gate)
+            client.setblocking(False)
+            got = 0
+            while data := client.recv(1 << 18):
+                got += len(data)
+            assert 0 < got < size
+
+
+async def free(gate: Running) -> None:
+    """Wait until no client is connected any more."""
+    async with asyncio.timeout(10):
+        while gate.gate._clients:
+            await asyncio.sleep(0.01)
 
 
 async def test_slow_clients_end(tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def test_hostile_text(text: str) -> None:
     [
         [], {}, [1, "n", [], "00"], ["k", 2, [], "00"], ["k", "n", "task = x", "00"], ["k", "n", [1], "00"],
         ["k", "n", [], "zz"], ["k", "n", ["no equals"], "00"], ["k", "n", ["a = \n"], "00"],
-        None, ["k", "n", [[]], ""],
+        None, ["k", "n", [[]], ""], ["\ud800", "n", [], ""], ["k", "\u00e9", [], ""],
     ],
 )  # fmt: skip
 def test_hostile_content(content: object) -> None:
