@@ -146,6 +146,8 @@ SOCKETS = {
     (40, 1, 0): ("socket", "AF_VSOCK SOCK_STREAM 0"),
     (44, 3, 0): ("socket", "AF_XDP SOCK_RAW 0"),
 }
+# What later engines refuse by themselves, before the filter is asked.
+ENGINES_OWN = {"AF_VSOCK SOCK_STREAM 0", "AF_ALG SOCK_SEQPACKET 0"}
 ENCODED = [
     "169.254.169.254:80", "127.0.0.1:22", "[::1]:22", "[::ffff:169.254.169.254]:80", "2130706433:22",
     "0x7f.1:22",
@@ -266,7 +268,10 @@ def test_nothing_gets_out_but_through_the_gate(
     assert {kinds[address] for address in (*gateways, neighbour)} == {"private address"}
     assert kinds["169.254.169.254"] == "metadata service"
     assert [r["state"] for r in log if r["event"] in ("watch", "filter")] == ["on", "on", "off"]
-    assert {(r["kind"], r["socket"]) for r in denied if "socket" in r} == {*SOCKETS.values()}
+    asked = {r["socket"]: r["kind"] for r in denied if "socket" in r}
+    late = int(sandbox.engine.client.version()["Version"].split(".")[0]) >= 23
+    assert {told for _, told in SOCKETS.values()} - {*asked} <= (ENGINES_OWN if late else set())
+    assert {(kind, told) for told, kind in asked.items()} <= {*SOCKETS.values()}
     denied = [r for r in denied if "protocol" not in r and "socket" not in r]
     assert len(denied) == 2 * len(targets) + 1  # and the tunnel inside the tunnel
     assert {"metadata service", "private address", "raw address", "malformed", "host", "server name"} <= {
