@@ -38,7 +38,7 @@ bench:  ## Measure against peers (minutes; needs the network)
 	$(PYTHON) -m benchmarks.build
 	$(PYTHON) -m benchmarks.bytecode
 	$(PYTHON) -m benchmarks.npm
-	@# Last, for these need Debian's nginx, squid and tinyproxy, which nothing else does.
+	@# Last, for these need Debian's squid and tinyproxy, which nothing else does.
 	$(PYTHON) -m benchmarks.serve
 	$(PYTHON) -m benchmarks.gate
 

@@ -41,6 +41,7 @@ class Page:
 class Index:
     """The current tree below one folder; each page of a tree is read once.
 
+    Redirects are relative: a proxy in front may show all of it below a folder of its own.
     `in_house` gives the path to go to for a project that the tree lacks, where there is one.
     """
 
@@ -75,14 +76,14 @@ class Index:
     async def _page(self, request: web.Request) -> web.StreamResponse:
         project, suffix = request.match_info.get("project", ""), request.match_info["page"]
         if project != canonicalize_name(project):
-            raise web.HTTPMovedPermanently(f"/simple/{canonicalize_name(project)}/{suffix}")
+            raise web.HTTPMovedPermanently(f"../{canonicalize_name(project)}/{suffix}")
         kind = content_type(request.headers.get("Accept", ""))
         if suffix:
             kind = JSON_TYPE if suffix == JSON else "text/html"
         page = self._read(f"simple/{project}/{page_of(kind)}" if project else f"simple/{page_of(kind)}")
         if page is None:
             if project and self._in_house and (place := await self._in_house(project)):
-                raise web.HTTPFound(place)
+                raise web.HTTPFound(f"../..{place}")
             self._remember_missing(project)
             raise web.HTTPNotFound(text=f"{project or 'the index'} is not stocked\n")
         self.requests["page"] += 1
@@ -111,7 +112,7 @@ class Index:
         self.requests["missing"] += 1
 
     async def _slash(self, request: web.Request) -> web.StreamResponse:
-        raise web.HTTPMovedPermanently(f"/simple/{canonicalize_name(request.match_info['project'])}/")
+        raise web.HTTPMovedPermanently(f"./{canonicalize_name(request.match_info['project'])}/")
 
     async def _file(self, request: web.Request) -> web.StreamResponse:
         tree, found = self.tree(), request.match_info

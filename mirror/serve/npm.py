@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from hashlib import sha256
 from pathlib import Path
 
@@ -12,14 +11,15 @@ from lockfiles.formats.node import check_npm_name
 from lockfiles.urls import check_filename
 from mirror.publish import npm
 from mirror.serve.index import Index
+from mirror.serve.outside import FORWARDED, outside_url
 from mirror.upstream.npm import ABBREVIATED
 
-_FRESH = {"Cache-Control": "no-cache", "Vary": "Accept, Host", "Content-Type": "application/json"}
+_VARY = ", ".join(("Accept", "Host", *FORWARDED))
+_FRESH = {"Cache-Control": "no-cache", "Vary": _VARY, "Content-Type": "application/json"}
 _FOREVER = {
     "Cache-Control": "public, max-age=31536000, immutable",
     "Content-Type": "application/octet-stream",
 }
-_HOST = re.compile(r"[\w.:\[\]-]+", re.ASCII)
 
 
 class NpmRegistry:
@@ -49,9 +49,7 @@ class NpmRegistry:
                 text=f"{name} is not stocked: only what the locks name is here\n"
             ) from None
         self._index.requests["page"] += 1
-        if not _HOST.fullmatch(request.host):
-            raise web.HTTPBadRequest
-        body = npm.moved(content, f"{request.scheme}://{request.host}")
+        body = npm.moved(content, outside_url(request))
         headers = {**_FRESH, "ETag": f'"{sha256(body).hexdigest()[:32]}"'}
         if request.headers.get("If-None-Match") == headers["ETag"]:
             return web.Response(status=304, headers=headers)

@@ -9,18 +9,21 @@ from aiohttp import ClientError, ClientSession, ClientTimeout, TCPConnector, web
 from multidict import CIMultiDict
 from yarl import URL
 
+from mirror.serve.outside import FORWARDED, outside_url
+
 # Of one connection only (RFC 9110, section 7.6.1).
 _HOP_BY_HOP = {
     "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer",
     "transfer-encoding", "upgrade", "expect",
 }  # fmt: skip
+_OUTSIDE = "X-Outside-Url"  # devpi's own header for the place of its top
 _AT_ONCE = 50  # as many threads as devpi's server has
 
 
 class Proxy:
     """Forwards to a server on loopback, under the very same paths and host.
 
-    The host is what devpi makes its absolute URLs of, so they lead back here.
+    devpi makes its absolute URLs of the host, or of what a proxy in front tells, so they lead back here.
     """
 
     def __init__(self, port: int) -> None:
@@ -45,7 +48,7 @@ class Proxy:
                 # devpi's server ends its answers to HEAD as if they had a body, which clients refuse.
                 "GET" if request.method == "HEAD" else request.method,
                 URL(f"{self._backend}{request.raw_path}", encoded=True),
-                headers=_passed_on(request.headers),
+                headers=_asked_on(request),
                 data=request.content if request.can_read_body else None,
                 allow_redirects=False,
                 skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
@@ -92,6 +95,13 @@ class Proxy:
             url, headers={**(headers or {}), "Accept": "application/json"}
         ) as answer:
             return (await answer.json())["result"] if answer.status == 200 else None
+
+
+def _asked_on(request: web.Request) -> CIMultiDict[str]:
+    headers = _passed_on(request.headers)
+    if any(name in headers for name in FORWARDED):
+        headers.setdefault(_OUTSIDE, outside_url(request))
+    return headers
 
 
 def _passed_on(headers: Mapping[str, str]) -> CIMultiDict[str]:
