@@ -169,6 +169,20 @@ class TestBase:
 
         assert again == once
 
+    def test_the_same_in_a_user_namespace(self, locked: Config, once: str, tmp_path: Path) -> None:
+        """As it is made where whoever builds is not root."""
+        program = tmp_path / "mmdebstrap"
+        program.write_text(
+            f'#!/bin/bash\nset -e\n[[ " $* " == *" --mode=auto "* ]]\necho made > {tmp_path}/called\n'
+            f'exec {shutil.which("mmdebstrap")} "${{@/#--mode=auto/--mode=unshare}}"\n'
+        )
+        program.chmod(0o755)
+
+        again = made(locked, tmp_path / "bases", environment={"PATH": f"{tmp_path}:{os.environ['PATH']}"})
+
+        assert (tmp_path / "called").exists()
+        assert again == once
+
     def test_it_has_exactly_the_locked_packages(self, locked: Config, once: str) -> None:
         base = locked_base(locked, BASE)
         assert base
