@@ -275,6 +275,7 @@ def test_a_broken_key_of_the_log_stops_no_revocation(project: Path) -> None:
         ["gate", "serve", "--policy", "test-run", "--socket", "x"],
         ["gate", "serve", "--policy", "test-run", "--listen", "x"],
         ["gate", "serve", "--policy", "none.toml", "--listen", "127.0.0.1:0"],
+        ["gate", "serve", "--policy", "lockstock.toml", "--listen", "127.0.0.1:0"],
         ["gate", "why", "nobody"], ["audit", "verify", "none.jsonl"], ["audit", "verify", "x", "--key", "y"],
     ],
 )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import resource
 import signal
@@ -48,6 +49,23 @@ def test_a_log_verifies_and_says_what_it_holds(path: Path) -> None:
     assert verified.after_anchor == 0
     assert verified.note == note
     assert [record["seq"] for record in seen] == list(range(10))
+
+
+def test_records_are_on_the_disk_before_they_are_signed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[tuple[str, int]] = []
+    real = os.fsync
+
+    def fsync(file: int) -> None:
+        notes = notes_path(path)
+        signed = notes.read_text().count("gate.example/task\n") if notes.exists() else 0
+        steps.append((Path(f"/proc/self/fd/{file}").readlink().name, signed))
+        real(file)
+
+    monkeypatch.setattr("mirror.gate.log.os.fsync", fsync)
+    write(path, 5, every=4)
+    steps = [step for step in steps if step[0].startswith("task.")]
+    names = [path.name, notes_path(path).name]
+    assert steps == [(name, signed + number) for signed in range(3) for number, name in enumerate(names)]
 
 
 def test_an_empty_log_is_sealed_too(path: Path) -> None:

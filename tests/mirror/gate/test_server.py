@@ -593,6 +593,18 @@ async def test_rates_are_kept(tmp_path: Path) -> None:
         assert gate.records("decision")[-1]["kind"] == "rate"
 
 
+async def test_a_rate_and_a_budget_are_of_one_destination(tmp_path: Path) -> None:
+    allow = '[[allow]]\nhost = "{}.example"\nports = [{}]\naddress = "127.0.0.1"\n{}\n'
+    async with upstream(answering(OK)) as up:
+        limits = (("rated", 'rate = "1/h"\nburst = 2'), ("bounded", "received = 2"), ("free", ""))
+        policy = "".join(allow.format(name, up.port, limit) for name, limit in limits)
+        async with running(tmp_path, policy) as gate:
+            for name, statuses in (("rated", [200, 200, 429]), ("bounded", [200, 403]), ("free", [200] * 5)):
+                host = f"{name}.example:{up.port}"
+                asked = [(await gate.ask("GET", f"http://{host}/", host=host))[0] for _ in statuses]
+                assert asked == statuses, name
+
+
 @pytest.mark.parametrize("limit", ["sent = 5000", "received = 5000"])
 async def test_a_budget_ends_a_tunnel_in_the_middle(tmp_path: Path, limit: str) -> None:
     async with upstream(echo) as up, running(tmp_path, policy_for(up.port, limit)) as gate:
