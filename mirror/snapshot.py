@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lockfiles.model import Ecosystem
 from mirror.errors import StoreError
 from mirror.store import sync_folder, write_atomically
 
+_T = TypeVar("_T")
 SCHEMA = 1
 # Left out where they say nothing, so that manifests from before them keep their bytes.
 _LATER = ("upload_time", "yanked")
@@ -89,7 +90,7 @@ class Snapshot:
         unique: dict[tuple[str, str, str], Stocked] = {}
         for a in artifacts:
             key = (a.ecosystem, a.filename, a.sha256)
-            unique[key] = _joined(a, unique.get(key, a))
+            unique[key] = _joined(a, unique[key]) if key in unique else a
         ordered = sorted(
             unique.values(), key=lambda a: (a.ecosystem, a.name, a.version, a.filename, a.sha256)
         )
@@ -103,26 +104,23 @@ class Snapshot:
 
     def to_bytes(self) -> bytes:
         """Give the manifest: JSON, sorted, without clock or host."""
-        content = {"schema": SCHEMA, **asdict(self)}
-        content["artifacts"] = [
-            {key: value for key, value in item.items() if value or key not in _LATER}
-            for item in content["artifacts"]
-        ]
-        return (json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+        content = {"schema": SCHEMA, **_told(self)}
+        text = json.dumps(content, default=_told, indent=1, sort_keys=True, ensure_ascii=False)
+        return f"{text}\n".encode()
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Snapshot:
-        """Read a manifest. Raises ValueError when it is none or of another schema."""
+    def from_bytes(cls, data: bytes | str) -> Snapshot:
+        """Read a manifest, or its text. Raises ValueError when it is none or of another schema."""
         try:
-            content = json.loads(data)
+            content = json.loads(data, object_hook=_part)
             if content["schema"] != SCHEMA:
                 raise ValueError(f"schema {content['schema']} is not {SCHEMA}")
             return cls(
                 inputs=content["inputs"],
                 stale=tuple(content["stale"]),
-                locks=tuple(LockRecord(**item) for item in content["locks"]),
-                artifacts=tuple(Stocked(**item) for item in content["artifacts"]),
-                selections=tuple(_selected(item) for item in content["selections"]),
+                locks=_all(content["locks"], LockRecord),
+                artifacts=_all(content["artifacts"], Stocked),
+                selections=_all(content["selections"], Selected),
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a snapshot: {error}") from error
@@ -172,6 +170,23 @@ def _joined(file: Stocked, other: Stocked) -> Stocked:
     )
 
 
+def _told(part: Any) -> dict[str, Any]:
+    """Give what a manifest says of a part."""
+    facts = ((field.name, getattr(part, field.name)) for field in fields(part))
+    return {name: value for name, value in facts if value or name not in _LATER}
+
+
+def _part(item: dict[str, Any]) -> Any:
+    """Make a part as soon as it is read, for the dictionaries of all of them take twice the room."""
+    if "filename" in item:
+        return Stocked(**item)
+    if "format" in item:
+        return LockRecord(**item)
+    if "target" in item:
+        return _selected(item)
+    return item
+
+
 def _selected(item: dict[str, Any]) -> Selected:
     return Selected(
         lock=item["lock"],
@@ -179,6 +194,13 @@ def _selected(item: dict[str, Any]) -> Selected:
         artifacts=tuple(item["artifacts"]),
         left=tuple(item.get("left", ())),
     )
+
+
+def _all(parts: Iterable[Any], kind: type[_T]) -> tuple[_T, ...]:
+    found = tuple(parts)
+    if not all(isinstance(part, kind) for part in found):
+        raise TypeError(f"a part of it is no {kind.__name__}")
+    return found
 
 
 class Snapshots:
@@ -196,7 +218,7 @@ class Snapshots:
         """Read one snapshot. Raises StoreError when it is missing or damaged."""
         path = self.root / f"{name}.json"
         try:
-            return Snapshot.from_bytes(path.read_bytes())
+            return Snapshot.from_bytes(path.read_text(encoding="utf-8"))  # its bytes are not held beside it
         except FileNotFoundError:
             raise StoreError(
                 "there is no such snapshot", where=name, hint="`mirror snapshots` lists them"
@@ -224,7 +246,8 @@ class Snapshots:
 
     def add(self, snapshot: Snapshot) -> str:
         """Write a snapshot and give its name; one that is equal to the newest is that one."""
-        names, data, short = self.names(), snapshot.to_bytes(), snapshot.digest[:12]
+        names, data = self.names(), snapshot.to_bytes()
+        short = sha256(data).hexdigest()[:12]
         if names and names[-1].endswith(f"-{short}"):
             name = names[-1]
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,6 +47,19 @@ def test_the_order_of_parts_does_not_matter(found: list[str], random: object) ->
 @given(names)
 def test_reads_what_it_writes(found: list[str]) -> None:
     assert Snapshot.from_bytes(snapshot(*found).to_bytes()) == snapshot(*found)
+
+
+def test_reading_takes_little_more_room_than_what_is_read(tmp_path: Path) -> None:
+    shelf = Snapshots(tmp_path)
+    name = shelf.add(snapshot(*map(str, range(3000))))
+    tracemalloc.start()
+    try:
+        read = shelf.load(name)
+        left, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(read.artifacts) == 3000
+    assert most < left + 1.5 * (tmp_path / f"{name}.json").stat().st_size
 
 
 def test_manifests_from_before_keep_their_bytes() -> None:
