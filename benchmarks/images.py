@@ -22,6 +22,7 @@ ROOT = HERE.parent
 BUMPED = "certifi"
 NAME = "lockstock-bench"
 PLAIN = f"{NAME}-plain"
+LEAN = f"{NAME}-without-wheels"
 ONE = f"{NAME}-one"
 BASE = f"{NAME}-base"
 CONFIG = f"""\
@@ -41,6 +42,15 @@ locks = ["app"]
 base = "debian:bookworm"
 locks = ["app"]
 compile = false
+[images.{LEAN}]
+base = "debian:bookworm"
+locks = ["app"]
+wheels = false
+[images.{LEAN}-zstd]
+base = "debian:bookworm"
+locks = ["app"]
+wheels = false
+compression = "zstd"
 [images.{ONE}]
 base = "debian:bookworm"
 locks = ["one"]

@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 
-from benchmarks.images import BASE, NAME, ONE, Project, bumped, dockerfile, locked, nothing, run
+from benchmarks.images import BASE, LEAN, NAME, ONE, Project, bumped, dockerfile, locked, nothing, run
 from benchmarks.paired import Contestant, compare, rounds
 from mirror.console import print_table
 
 HOST = "127.0.0.1:5917"
-_IMAGES = (NAME,)
+_TIMED = {NAME: "imagegen", LEAN: "imagegen, wheels = false"}
+_IMAGES = {**_TIMED, f"{LEAN}-zstd": "imagegen, wheels = false, zstd"}
 _INSTALLERS = ("pip", "uv")
 # One that shares a layer with others, and one that has its own: to an installer's layer it is all the same.
 _BUMPED = {"certifi": _INSTALLERS, "django": ()}
@@ -69,7 +70,7 @@ def push(project: Project) -> None:
                 shutil.copytree(source, folder)
             project.forget()
 
-        found = [_lockstock(project, NAME, prepare)]
+        found = [_lockstock(project, image, prepare) for image in _TIMED]
         found += [_with(project, name, prepare, cold=True) for name in _INSTALLERS]
         compare("cold, until it can be pulled", found, rounds())
 
@@ -84,7 +85,7 @@ def _push_bases(project: Project) -> None:
 def _lockstock(project: Project, image: str, prepare: Callable[[], object]) -> Contestant:
     words = project.imagegen("build", image, "-o", f"oci:{project.folder}/layout")
     words += ["&&", *project.imagegen("push", image, f"{HOST}/{image}:latest")]
-    return _shell("imagegen build, push", words, prepare)
+    return _shell(f"{_IMAGES[image]}, push", words, prepare)
 
 
 def _with(project: Project, name: str, prepare: Callable[[], object], *, cold: bool) -> Contestant:
@@ -147,9 +148,9 @@ def _kilobytes(size: int) -> str:
 def _all_pushed(project: Project, data: Path, installers: Sequence[str]) -> dict[str, _Held]:
     """Build and push lockstock's images and those of Dockerfiles with these installers."""
     found = {}
-    for image in _IMAGES:
+    for image, said in _IMAGES.items():
         contestant = _lockstock(project, image, nothing)
-        found[image.replace(NAME, "lockstock")] = _pushed(image, contestant, data)
+        found[said] = _pushed(image, contestant, data)
     for name in installers:
         contestant = _with(project, name, nothing, cold=False)
         found[f"Dockerfile with {name}"] = _pushed(f"{NAME}-{name}", contestant, data)
