@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from imagegen import contained
 from imagegen.contained import Ended, owner_of, run
 from imagegen.plan import REPOSITORY
 from imagegen.spec import find_image
@@ -343,6 +344,48 @@ def test_a_flood_of_raw_sockets_is_counted_and_fills_no_log(
             capture_output=True, text=True, check=True, cwd=tmp_path,
         )  # fmt: skip
         assert told in ran.stdout + ran.stderr
+
+
+ONE_RAW = """
+import socket
+try:
+    socket.socket(socket.AF_INET, socket.SOCK_RAW, 1)
+except OSError as error:
+    raise SystemExit(error.errno)
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "code", "reason"),
+    [
+        ('_MACHINES = {"other": (', errno.EPERM, "there is no filter for programs of 64 bits on"),
+        (
+            'raise SystemExit(9)\n_MACHINES = {"x86_64": (',
+            9,
+            "the sandbox's first program did not tell of it",
+        ),
+    ],
+)
+def test_without_a_filter_the_run_says_so(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
+    program: str, code: int, reason: str,
+) -> None:  # fmt: skip
+    original = contained._program
+
+    def changed(name: str, folder: Path) -> Path:
+        made = original(name, folder)
+        if name == "filter.py":
+            made.chmod(0o644)
+            made.write_text(re.sub(r'_MACHINES = \{"\w+": \(', program, made.read_text()))
+        return made
+
+    monkeypatch.setattr(contained, "_program", changed)
+    ended = contain(sandbox, "", "python3", "-c", ONE_RAW, task="unfiltered")
+    assert (ended.code, ended.report.blocked) == (code, ())
+    assert f"note: raw sockets fail, but are not recorded here: {reason}" in capfd.readouterr().err
+    (record,) = [r for r in records(sandbox, ended, "unfiltered") if r["event"] == "filter"][-1:]
+    assert record["state"] == "none"
+    assert record["reason"].startswith(reason)
 
 
 LEFT = """
