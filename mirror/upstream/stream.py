@@ -66,7 +66,8 @@ class _Stream(httpcore.AsyncNetworkStream):
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         async with _faults(timeout, httpcore.ReadTimeout, httpcore.ReadError):
-            return await self._reader.read(max_bytes)
+            # All that is held: to pass it on in the small parts that httpcore asks for takes longer.
+            return await self._reader.read(max(max_bytes, _HELD))
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
         async with _faults(timeout, httpcore.WriteTimeout, httpcore.WriteError):
