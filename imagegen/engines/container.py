@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 
-from docker.errors import NotFound
+from docker.errors import APIError, NotFound
 from docker.models.containers import Container as DockerContainer
 
 from imagegen.archive import Entry, tar_stream
@@ -16,6 +17,11 @@ from imagegen.engines.docker import DockerEngine, faults
 _LABEL = "io.lockstock.verify"
 _LIFE = 4 * 3600
 _KEPT = 64 * 1024
+_PATIENCE = 60
+# What an engine answers of a container that is not there any more, or not for long.
+_GONE = (404, 409)
+# The exit code of a command for which there was no container, and what is said of it.
+_LOST, _ENDED = 125, "\nthe container has ended: something in it has killed its first process"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,14 +83,30 @@ class Container:
         """Run a command as the image's user for at most `limit` seconds; stdout and stderr come as one."""
         started = time.monotonic()
         with faults(self._image):
-            api = self._client.api
-            words = ["timeout", "-k", "5", str(limit), *command]
-            handle = api.exec_create(self._running.id, words)["Id"]
-            kept = b""
-            for chunk in api.exec_start(handle, stream=True):
-                kept = (kept + chunk)[-_KEPT:]
-            code = int(api.exec_inspect(handle)["ExitCode"])
-        return Ran(code=code, output=kept.decode(errors="replace"), seconds=time.monotonic() - started)
+            try:
+                code, said = self._run(["timeout", "-k", "5", str(limit), *command])
+            except APIError as error:
+                if error.status_code not in _GONE:
+                    raise
+                code, said = _LOST, ""
+            if code and not self._is_alive():
+                said += _ENDED
+        return Ran(code=code, output=said, seconds=time.monotonic() - started)
+
+    def _run(self, words: Sequence[str]) -> tuple[int, str]:
+        api, kept = self._client.api, b""
+        handle = api.exec_create(self._running.id, words)["Id"]
+        for chunk in api.exec_start(handle, stream=True):
+            kept = (kept + chunk)[-_KEPT:]
+        code = api.exec_inspect(handle)["ExitCode"]
+        return _LOST if code is None else int(code), kept.decode(errors="replace")
+
+    def _is_alive(self) -> bool:
+        try:
+            self._running.reload()
+        except NotFound:
+            return False
+        return self._running.status == "running"
 
     @property
     def _running(self) -> DockerContainer:
@@ -93,7 +115,13 @@ class Container:
 
 
 def _remove(container: DockerContainer) -> None:
+    """Remove a container, and wait for one that is just going by itself."""
     try:
         container.remove(force=True)
     except NotFound:
         return
+    except APIError as error:
+        if error.status_code not in _GONE:
+            raise
+        with suppress(NotFound):
+            container.wait(condition="removed", timeout=_PATIENCE)

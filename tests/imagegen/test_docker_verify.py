@@ -73,6 +73,18 @@ def test_a_failed_check_is_shown_with_its_output(sandbox: Sandbox) -> None:
     assert sandbox.engine.client.containers.list(all=True, filters={"label": LABEL}) == []
 
 
+def test_a_check_that_kills_all_is_one_that_failed(sandbox: Sandbox) -> None:
+    with_checks(sandbox, "kill -KILL -1; sleep 60", "true")
+
+    ended = sandbox.project.imagegen("verify", NAME)
+
+    assert ended.returncode == 43
+    report = json.loads((sandbox.project.layout.root / "reports" / f"{NAME}.json").read_text())
+    assert [check["ok"] for check in report["checks"]] == [True] * 4 + [False] * 2
+    assert "the container has ended: something in it has killed" in report["checks"][-1]["output"]
+    assert sandbox.engine.client.containers.list(all=True, filters={"label": LABEL}) == []
+
+
 def test_a_broken_module_is_found_and_can_be_skipped(sandbox: Sandbox) -> None:
     code, output = sandbox.run(
         "cat > /opt/lockstock/venv/lib/python3.11/site-packages/alpha.py <<< 'raise RuntimeError(1)'\n"
