@@ -1,0 +1,69 @@
+"""What a refresh has to fetch, in which order, and how much of it at a time."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from pathlib import Path
+
+from lockfiles.model import Artifact, Digest, Package
+from lockfiles.select import Choice, Selection
+from lockfiles.target import Target
+from mirror.plan import Wanted, make_plan
+from tests.index_server import Answer, IndexServer
+from tests.project import Project
+from tests.wheels import make_wheel
+
+
+def selection(*files: tuple[str, int | None]) -> Selection:
+    choices = []
+    for name, size in files:
+        sha256 = Digest("sha256", name.encode().hex().ljust(64, "0"))
+        artifact = Artifact(filename=f"{name}-1.0-py3-none-any.whl", digests=(sha256,), size=size)
+        package = Package(name=name, version="1.0", artifacts=(artifact,))
+        choices.append(Choice(package=package, artifact=artifact))
+    return Selection(target=Target("3.11"), choices=tuple(choices))
+
+
+def names(*wanted: Wanted) -> list[str]:
+    return [each.package.name for each in wanted]
+
+
+def test_each_file_once_the_largest_first_and_what_is_held_not_at_all() -> None:
+    first, second = selection(("a", 1), ("b", 300), ("c", None)), selection(("d", 20), ("b", 300), ("e", 20))
+
+    def held(wanted: Wanted) -> str | None:
+        return "f" * 64 if wanted.package.name == "d" else None
+
+    plan = make_plan((first, second), held)
+    assert names(*plan.fetch) == ["b", "e", "a", "c"]
+    assert [(wanted.package.name, sha256) for wanted, sha256 in plan.keep] == [("d", "f" * 64)]
+    assert plan.fetch_size == 321
+    assert make_plan((second, first), held) == plan
+
+
+def test_as_many_requests_at_a_time_as_are_allowed_and_no_more(
+    project: Project, index: IndexServer, wheels: Path
+) -> None:
+    counted, now, most = threading.Lock(), 0, 0
+
+    def slowly(answer: Answer) -> None:
+        nonlocal now, most
+        with counted:
+            now += 1
+            most = max(most, now)
+        time.sleep(0.1)
+        with counted:
+            now -= 1
+        answer.send(200, answer.body or b"")
+
+    noise = random.Random(1)
+    files = [make_wheel(wheels, f"p{n}", "1.0", files={"x": noise.randbytes(1 + 1000 * n)}) for n in range(9)]
+    pages = [f"/simple/p{n}/" for n in range(9)]
+    index.faults = dict.fromkeys([*pages, *(f"/files/{file.name}" for file in files)], slowly)
+    project.configure(mirror="concurrency = 3")
+    project.lock(*files)
+    assert project.refreshed()["fetched"] == 9
+    assert most == 3
+    assert files[-1].name in index.fetched()[:3]
