@@ -204,6 +204,14 @@ def test_a_commit_that_is_held_outlives_a_repository_that_is_gone(tmp_path: Path
     assert [path.suffix for path in sorted((tmp_path / "git").iterdir())] == [".git", ".lock"]
 
 
+def test_only_the_commit_itself_is_fetched(tmp_path: Path, repository: Path) -> None:
+    for number in range(3):
+        git(repository, "commit", "-q", "--allow-empty", "-m", str(number))
+    checkout = fetch_commit(tmp_path / "git", repository.as_uri(), "main", ("file",))
+    assert git(checkout.folder, "rev-list", "--all", "--count", checkout.commit) == "1"
+    assert checkout.commit == git(repository, "rev-parse", "main")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [("a:build.txt", "", "may not have a colon"), ("a.txt", "-r 0.txt\n", "includes files too deeply")],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from mirror.layout import Layout
 from mirror.publish import devpi_server
+from mirror.verify import verify
 from tests.index_server import IndexServer
 from tests.mirror.registry import Registry
 from tests.mirror.stocking import stock
@@ -52,6 +54,17 @@ def test_a_whole_mirror_is_clean(stocked: Project) -> None:
     ended = stocked.mirror("verify")
     assert (ended.returncode, ended.stdout) == (0, "")
     assert "verified 2 files" in ended.stderr
+
+
+def test_it_tells_how_much_there_is_to_read_and_how_far_it_is(stocked: Project) -> None:
+    told: list[int] = []
+
+    def begin(size: int) -> Callable[[int], None]:
+        told.append(size)
+        return lambda read: told.append(-read)
+
+    verdict = verify(stocked.layout, begin)
+    assert (told[0], sum(told), len(told)) == (verdict.size, 0, 1 + verdict.files)
 
 
 def test_an_empty_mirror_is_clean(project: Project, flask: Path) -> None:
