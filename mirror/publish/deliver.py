@@ -62,8 +62,9 @@ def deliver(
     if mend:
         _forget(layout)
     call = ahead.call if ahead else _call
-    published = call(devpi.publish, layout.devpi, name, snapshot, layout.store, config.in_house)
-    simple.publish(layout, name, snapshot, config.url, mend=mend)
+    tree = simple.lay(layout, name, snapshot, config.url, mend=mend)
+    published = call(devpi.publish, layout.devpi, name, snapshot, layout.store, config.in_house, tree)
+    simple.show(layout, name)
     keep = {*layout.snapshots.names(), name}
     call(devpi.prune, layout.devpi, keep)
     simple.prune(layout, keep)

@@ -38,7 +38,15 @@ def read(path: Path, filename: str) -> RawMetadata | None:
     """
     try:
         data = _find(path, filename)
-        return parse_email(data)[0] if data is not None else None
+    except _UNREADABLE:
+        return None
+    return parse(data) if data is not None else None
+
+
+def parse(data: bytes) -> RawMetadata | None:
+    """Give the core metadata that these bytes are, or None where they cannot be read."""
+    try:
+        return parse_email(data)[0]
     except _UNREADABLE:
         return None
 

@@ -31,31 +31,38 @@ CURRENT = "current"
 _HIDDEN = "."
 
 
-def publish(layout: Layout, name: str, snapshot: Snapshot, url: str = "", *, mend: bool = False) -> None:
-    """Write the tree of a snapshot unless it is there, and make it the current one.
+def lay(layout: Layout, name: str, snapshot: Snapshot, url: str = "", *, mend: bool = False) -> Path:
+    """Write the tree of a snapshot unless it is there, and give its folder; nobody is led there yet.
 
     `url` is where clients find it, which npm's pages have to say. With `mend`, a tree that is there is
     compared, file by file, with what it has to be. The caller holds the mirror. Raises StoreError,
-    DiskFullError; clients see the old tree then.
+    DiskFullError.
     """
-    link = layout.tree / CURRENT
-    old = link.readlink().name if link.is_symlink() else None
-    there = (layout.tree / name).is_dir()
-    if old == name and there and not mend:
-        return
+    tree = layout.tree / name
     with disk_errors(layout.tree):
-        if not there:
-            _write(layout, name, snapshot, old, url).rename(layout.tree / name)
+        if not tree.is_dir():
+            _write(layout, name, snapshot, _shown(layout.tree), url).rename(tree)
             sync_folder(layout.tree)
         elif mend:
-            _mend(_write(layout, name, snapshot, None, url), layout.tree / name)
-        _switch(layout.tree, name)
+            _mend(_write(layout, name, snapshot, None, url), tree)
+    return tree
+
+
+def show(layout: Layout, name: str) -> None:
+    """Make a tree that was laid the current one, at once for every reader. Raises StoreError."""
+    if _shown(layout.tree) != name:
+        with disk_errors(layout.tree):
+            _switch(layout.tree, name)
+
+
+def _shown(tree: Path) -> str | None:
+    link = tree / CURRENT
+    return link.readlink().name if link.is_symlink() else None
 
 
 def prune(layout: Layout, keep: Collection[str]) -> None:
     """Remove all trees but those of the snapshots named and the current one."""
-    link = layout.tree / CURRENT
-    kept = {*keep, link.readlink().name if link.is_symlink() else ""}
+    kept = {*keep, _shown(layout.tree)}
     for path in layout.tree.iterdir() if layout.tree.is_dir() else ():
         if path.name not in kept and not path.is_symlink():
             hidden = path if path.name.startswith(_HIDDEN) else path.with_name(f"{_HIDDEN}{path.name}.old")

@@ -25,9 +25,9 @@ from imagegen.spec import find_image
 from mirror.gate.audit import notes_path, verify
 from mirror.gate.policyfile import parse_policy
 from mirror.gate.running import home_of
-from mirror.publish import simple
 from tests.imagegen.conftest import NAME, Sandbox
 from tests.mirror.gate.harness import DIALLED, hello, outside
+from tests.mirror.stocking import publish_tree
 
 pytestmark = pytest.mark.docker
 POLICY = """
@@ -479,7 +479,7 @@ def test_clients_in_the_sandbox_use_the_mirror(sandbox: Sandbox, capfd: pytest.C
     layout = sandbox.project.layout
     snapshot = layout.snapshots.current()
     assert snapshot is not None
-    simple.publish(layout, str(layout.snapshots.current_name()), snapshot)
+    publish_tree(layout, str(layout.snapshots.current_name()), snapshot)
     script = (
         "set -e; python3 -m venv /tmp/v; PIP_FIND_LINKS= /tmp/v/bin/pip install -q --no-cache-dir alpha; "
         "/tmp/v/bin/alpha; uv venv -q /tmp/u; uv pip install -q --python /tmp/u/bin/python alpha; "

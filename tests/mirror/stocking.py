@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from mirror.layout import Layout
+from mirror.publish import simple
 from mirror.snapshot import LockRecord, Selected, Snapshot, Stocked
 from mirror.verify import verify
 from tests.wheels import digest
@@ -59,3 +60,9 @@ def is_whole(layout: Layout) -> bool:
         for file in json.loads(page.read_bytes())["files"]
     ]
     return bool(files) and all(digest(path.resolve()) == sha256 for path, sha256 in files)
+
+
+def publish_tree(layout: Layout, name: str, snapshot: Snapshot, url: str = "", *, mend: bool = False) -> None:
+    """Bring a snapshot to the static tree."""
+    simple.lay(layout, name, snapshot, url, mend=mend)
+    simple.show(layout, name)

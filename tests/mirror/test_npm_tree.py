@@ -12,9 +12,10 @@ import yarl
 from aiohttp.test_utils import TestClient, TestServer
 
 from mirror.layout import Layout
-from mirror.publish import npm, simple
+from mirror.publish import npm
 from mirror.serve.app import application
 from mirror.snapshot import Snapshot, Stocked
+from tests.mirror.stocking import publish_tree
 from tests.npm_registry import Tarball, make_tarball
 
 URL = "https://mirror.example"
@@ -38,7 +39,7 @@ def stocked(layout: Layout, tarball: Tarball, url: str = "") -> Stocked:
 def publish(layout: Layout, *files: Stocked, url: str = URL) -> Path:
     snapshot = Snapshot.of([], files, [])
     name = layout.snapshots.add(snapshot)
-    simple.publish(layout, name, snapshot, url)
+    publish_tree(layout, name, snapshot, url)
     layout.snapshots.switch(name)
     return layout.tree / "current" / "npm"
 

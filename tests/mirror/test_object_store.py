@@ -22,10 +22,10 @@ from mirror.config import ObjectStoreSpec
 from mirror.errors import ObjectStoreError
 from mirror.layout import Layout
 from mirror.publish import bucket as buckets
-from mirror.publish import object_store, simple
+from mirror.publish import object_store
 from mirror.publish.object_store import Sent
 from tests.index_server import IndexServer
-from tests.mirror.stocking import snapshot_of, stock
+from tests.mirror.stocking import publish_tree, snapshot_of, stock
 from tests.mirror.test_devpi_kill import steps_until_killed
 from tests.npm_registry import make_tarball
 from tests.object_server import KEY, SECRET, ObjectServer
@@ -60,7 +60,7 @@ class Target:
 
     def stock(self, *files: Path) -> str:
         name = stock(self.layout, *files)
-        simple.publish(self.layout, name, self.layout.snapshots.load(name))
+        publish_tree(self.layout, name, self.layout.snapshots.load(name))
         return name
 
     def send(self, name: str) -> Sent | None:
@@ -284,7 +284,7 @@ def test_npm_pages_name_the_stores_own_address(target: Target) -> None:
     layout = target.layout
     lib = stocked(layout, make_tarball("@scope/lib", "2.1.0"))
     name = layout.snapshots.add(snapshot_of([lib]))
-    simple.publish(layout, name, layout.snapshots.load(name), "http://mirror.example")
+    publish_tree(layout, name, layout.snapshots.load(name), "http://mirror.example")
     spec = ObjectStoreSpec(
         bucket=target.spec.bucket, prefix="web", endpoint=target.spec.endpoint, url=f"{target.public}/web"
     )
@@ -300,7 +300,7 @@ def test_npm_pages_name_the_stores_own_address(target: Target) -> None:
     assert found["version"] == "2.1.0"
     tarball = stocked(layout, make_tarball("@scope/lib", "2.1.0", license="MIT"))
     again = layout.snapshots.add(snapshot_of([tarball]))
-    simple.publish(layout, again, layout.snapshots.load(again), "http://mirror.example")
+    publish_tree(layout, again, layout.snapshots.load(again), "http://mirror.example")
     object_store.publish(layout, again, spec)
     body = httpx.get(f"{spec.url}/npm/@scope/lib/-/lib-2.1.0.tgz", trust_env=False).content
     assert body == layout.store.path(tarball.sha256).read_bytes()

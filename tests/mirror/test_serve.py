@@ -17,11 +17,11 @@ import httpx
 import pytest
 
 from mirror.layout import Layout
-from mirror.publish import devpi, devpi_server, simple
+from mirror.publish import devpi, devpi_server
 from mirror.serve.negotiate import JSON_TYPE, content_type
 from tests.index_server import IndexServer
 from tests.mirror.registry import free_port
-from tests.mirror.stocking import stock
+from tests.mirror.stocking import publish_tree, stock
 from tests.project import Project
 from tests.wheels import digest, make_sdist, make_wheel
 
@@ -35,7 +35,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 def publish(layout: Layout, *files: Path) -> str:
     name = stock(layout, *files)
-    simple.publish(layout, name, layout.snapshots.load(name))
+    publish_tree(layout, name, layout.snapshots.load(name))
     return name
 
 

@@ -19,7 +19,7 @@ from mirror.layout import Layout
 from mirror.publish import simple
 from mirror.publish.metadata import wheel_metadata
 from mirror.upstream.simple import JSON_TYPE, parse_page
-from tests.mirror.stocking import hold, snapshot_of, stock, stocked
+from tests.mirror.stocking import hold, publish_tree, snapshot_of, stock, stocked
 from tests.mirror.test_devpi_kill import steps_until_killed
 from tests.wheels import digest, make_sdist, make_wheel
 
@@ -41,7 +41,7 @@ def click(wheels: Path) -> Path:
 
 def publish(layout: Layout, *files: Path) -> str:
     name = stock(layout, *files)
-    simple.publish(layout, name, layout.snapshots.load(name))
+    publish_tree(layout, name, layout.snapshots.load(name))
     return name
 
 
@@ -78,7 +78,7 @@ def test_pages_say_what_the_specifications_ask_for(layout: Layout, flask: Path, 
     wheel = replace(stocked(flask, requires_python=">=3.8,<4"), **told)
     hold(layout, flask)
     name = layout.snapshots.add(snapshot_of([wheel, stocked(sdist)]))
-    simple.publish(layout, name, layout.snapshots.load(name))
+    publish_tree(layout, name, layout.snapshots.load(name))
     tree = current(layout)
     metadata = zipfile.ZipFile(flask).read("flask-1.0.dist-info/METADATA")
     page = json.loads((tree / "simple/flask/index.json").read_bytes())
@@ -161,9 +161,9 @@ def test_a_tree_is_mended_while_clients_read_it(layout: Layout, flask: Path, cli
     other.unlink()
     other.write_bytes(b"{}")
     kept = (current(layout) / "simple/index.json").stat().st_ino
-    simple.publish(layout, name, snapshot)
+    publish_tree(layout, name, snapshot)
     assert content(current(layout)) != before  # without being asked to nobody looks
-    simple.publish(layout, name, snapshot, mend=True)
+    publish_tree(layout, name, snapshot, mend=True)
     assert content(current(layout)) == before
     assert lost.samefile(layout.store.path(digest(flask)))
     assert (current(layout) / "simple/index.json").stat().st_ino == kept
@@ -204,12 +204,12 @@ def test_a_killed_publisher_harms_nobody_and_the_next_one_ends_well(
         new = make_wheel(wheels, "flask", f"2.{moment}")
         name = stock(layout, new)
         snapshot = layout.snapshots.load(name)
-        killed = steps_until_killed(lambda: simple.publish(layout, name, snapshot), moment)  # noqa: B023
+        killed = steps_until_killed(lambda: publish_tree(layout, name, snapshot), moment)  # noqa: B023
         after = {new.name: digest(new)}
         assert listed(layout, "flask") in (before, after), f"step {moment}"
         if not killed:
             break
-        simple.publish(layout, name, snapshot)
+        publish_tree(layout, name, snapshot)
         assert listed(layout, "flask") == after, f"step {moment}"
         killed = steps_until_killed(lambda: simple.prune(layout, []), moment)
         simple.prune(layout, [])
@@ -241,7 +241,7 @@ def test_real_clients_install_what_was_yanked_where_it_is_pinned_and_say_why(
     hold(layout, click)
     yanked = replace(stocked(click), yanked="wrong <files>", upload_time="2026-01-02T03:04:05Z")
     name = layout.snapshots.add(snapshot_of([yanked]))
-    simple.publish(layout, name, layout.snapshots.load(name))
+    publish_tree(layout, name, layout.snapshots.load(name))
     said = install(client, layout, tmp_path / "target", "click==1.0")
     assert "wrong <files>" in said
     assert (tmp_path / "target" / "click.py").exists()

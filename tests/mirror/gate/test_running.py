@@ -18,10 +18,9 @@ from mirror.gate.policy import Policy
 from mirror.gate.policyfile import parse_policy
 from mirror.gate.running import Door, home_of, open_gate, route_secrets
 from mirror.layout import Layout
-from mirror.publish import simple
 from mirror.publish.pages import file_path
 from tests.mirror.gate.harness import Resolver, Running
-from tests.mirror.stocking import stock, stocked
+from tests.mirror.stocking import publish_tree, stock, stocked
 from tests.wheels import make_wheel
 
 pytestmark = pytest.mark.anyio
@@ -94,7 +93,7 @@ async def test_a_refresh_while_a_gate_runs(config: Config, tmp_path: Path) -> No
 
     def refresh(wheel: Path) -> None:
         name = stock(layout, wheel)
-        simple.publish(layout, name, layout.snapshots.load(name))
+        publish_tree(layout, name, layout.snapshots.load(name))
 
     refresh(first)
     home, policy = home_of(config), parse_policy("p.toml", "mirror = true", {})
