@@ -16,6 +16,8 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from lockfiles.urls import LONGEST_NAME
+
 _T = TypeVar("_T")
 
 
@@ -78,5 +80,7 @@ def check_version(text: str) -> str:
 
 @_only_value_error
 def normalize(name: str) -> str:
-    """Normalize the name of a package (PEP 503). Raises ValueError."""
+    """Normalize the name of a package (PEP 503), which is that of a folder, too. Raises ValueError."""
+    if len(name) > LONGEST_NAME:
+        raise ValueError(f"{name[:40]!r}… is longer than the name of a package may be")
     return canonicalize_name(name, validate=True)

@@ -7,6 +7,7 @@ from urllib.parse import unquote
 
 # Up to the last @ of the authority, as clients read it: a password may have one that is not escaped.
 _CREDENTIALS = re.compile(r"(://)[^/?#\s]*@")
+LONGEST_NAME = 240  # bytes: file systems take 255, with what stands behind a name for a while
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 
 
@@ -34,6 +35,8 @@ def check_filename(name: str) -> None:
     """Refuse what cannot be the name of one file in a folder. Raises ValueError."""
     if name in ("", ".", "..") or "/" in name or "\\" in name or not name.isprintable():
         raise ValueError(f"{name!r} is not a file name")
+    if len(name.encode()) > LONGEST_NAME:
+        raise ValueError(f"{name[:40]!r}… is longer than the name of a file may be")
 
 
 def split_fragment(url: str) -> tuple[str, dict[str, str]]:

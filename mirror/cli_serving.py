@@ -6,6 +6,7 @@ and takes milliseconds when nothing changed.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from dataclasses import asdict
@@ -116,8 +117,17 @@ def schedule(
             typer.echo(f"# {name}\n{text}")
 
 
-def _job(config: Path) -> Job:
+def _user() -> str:
+    """Name who runs this; a container's user may have no name."""
     from getpass import getuser
+
+    try:
+        return getuser()
+    except (KeyError, OSError):  # the latter from Python 3.13
+        return str(os.getuid())
+
+
+def _job(config: Path) -> Job:
     from importlib.metadata import version
 
     from mirror.schedule import Job
@@ -126,6 +136,6 @@ def _job(config: Path) -> Job:
         program=str(Path(sys.executable).with_name("mirror")),
         config=str(config),
         folder=str(config.parent),
-        user=getuser(),
+        user=_user(),
         image=f"lockstock:{version('lockstock')}",
     )

@@ -143,8 +143,8 @@ def import_(layout: Layout, paths: Sequence[Path], publish: Publish, keep: int, 
         added = [size for path in paths for size in _take(path, layout.store, advance)]
         layout.store.settle()
         shelf, current = layout.snapshots, layout.snapshots.current_name()
-        names = [name for name in shelf.names() if shelf.load(name).digest == snapshot.digest]
-        name = names[-1] if names else shelf.add(snapshot)
+        held = [name for name in shelf.names()[:-1] if name.endswith(f"-{snapshot.digest[:12]}")]
+        name = held[-1] if held else shelf.add(snapshot)
         if name == shelf.names()[-1]:
             publish(name, snapshot)
             if name != current:

@@ -25,7 +25,7 @@ from lockfiles.model import (
     UrlSource,
 )
 from lockfiles.moments import moment
-from lockfiles.specs import parse_specifier
+from lockfiles.specs import normalize, parse_specifier
 from lockfiles.urls import filename_of, is_commit, redact
 
 _PART = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
@@ -90,7 +90,7 @@ def _packages(lock: Pylock, document: Document) -> Iterator[Package]:
 def _package(package: pylock.Package) -> Package:
     files = (package.archive,) if package.archive else (*(package.wheels or ()), package.sdist)
     return Package(
-        name=package.name,
+        name=normalize(package.name),
         version=str(package.version) if package.version is not None else None,
         marker=package.marker,
         requires_python=str(parse_specifier(str(package.requires_python)))

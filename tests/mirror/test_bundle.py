@@ -109,6 +109,20 @@ def test_an_older_bundle_is_taken_in_but_not_served(
     assert far.snapshots.current_name() == name
 
 
+def test_a_damaged_snapshot_keeps_no_bundle_out(
+    near: Layout, far: Layout, flask: Path, click: Path, tmp_path: Path
+) -> None:
+    stock(near, flask)
+    (first,) = export(near, tmp_path / "first.tar")
+    take(far, first)
+    stock(near, flask, click)
+    (second,) = export(near, tmp_path / "second.tar")
+    (name,) = far.snapshots.names()
+    (far.snapshots.root / f"{name}.json").write_text("{")
+    assert take(far, second).changed
+    assert not take(far, first).changed
+
+
 def test_old_snapshots_are_pruned_as_by_a_refresh(
     near: Layout, far: Layout, wheels: Path, tmp_path: Path
 ) -> None:

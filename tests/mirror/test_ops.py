@@ -18,8 +18,10 @@ from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
+from typer.testing import CliRunner
 
 from lockfiles.errors import ConfigError
+from mirror.__main__ import app
 from mirror.errors import DiskFullError
 from mirror.hooks import run_hooks
 from mirror.layout import Layout
@@ -270,6 +272,17 @@ def test_a_cronjob_is_what_kubernetes_expects() -> None:
     assert container["image"] == "lockstock:1"
     mounted = {mount["name"] for mount in container["volumeMounts"]}
     assert mounted == {volume["name"] for volume in pod["volumes"]}
+
+
+def test_a_user_without_a_name_is_scheduled_by_number(
+    project: Project, flask: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.lock(flask)
+    for variable in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 123_456)
+    result = CliRunner().invoke(app, ["schedule", "--systemd", "--config", str(project.config)])
+    assert (result.exit_code, "User=123456\n" in result.stdout) == (0, True)
 
 
 def test_nothing_can_be_smuggled_into_a_unit() -> None:
