@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from enum import StrEnum
 from pathlib import Path
@@ -62,6 +61,8 @@ PlatformOption = Annotated[
         metavar="OS/ARCH",
     ),
 ]
+
+_VERIFIED: Mapping[bool | None, str] = {None: "not yet", True: "✓", False: "✗"}
 
 
 class Engine(StrEnum):
@@ -203,8 +204,10 @@ def list_images(config: ConfigOption = configuration.DEFAULT_FILE, as_json: Json
     if as_json:
         print_json(rows)
     else:
-        columns = ("name", "base", "locks", "verified")
-        print_table("", columns, [[_text(row[column]) for column in columns] for row in rows])
+        shown = [
+            (row["name"], row["base"], ", ".join(row["locks"]), _VERIFIED[row["verified"]]) for row in rows
+        ]
+        print_table("", ("name", "base", "locks", "verified"), shown)
 
 
 def _output(engine: Engine, text: str | None, platforms: Sequence[str]) -> directing.Output | None:
@@ -282,16 +285,5 @@ def _places(plan: ImagePlan) -> str:
 
 
 def _summary(config: Config, spec: ImageSpec) -> dict[str, Any]:
-    file = verifying.report_file(config, spec)
-    verified = bool(json.loads(file.read_text())["ok"]) if file.exists() else None
+    verified = verifying.held_at_last(config, spec)
     return {"name": spec.name, "base": str(spec.base), "locks": list(spec.locks), "verified": verified}
-
-
-def _text(value: object) -> str:
-    if isinstance(value, list):
-        return ", ".join(value)
-    return (
-        {None: "not yet", True: "✓", False: "✗"}.get(value, str(value))
-        if value in (None, True, False)
-        else str(value)
-    )

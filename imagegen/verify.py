@@ -172,6 +172,14 @@ def report_file(config: Config, spec: ImageSpec) -> Path:
     return config.root / "reports" / f"{spec.name}.json"
 
 
+def held_at_last(config: Config, spec: ImageSpec) -> bool | None:
+    """Say whether everything held when the image was last verified; None where no report says so."""
+    try:
+        return bool(json.loads(report_file(config, spec).read_bytes())["ok"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+
+
 def _script(name: str, arguments: Sequence[str]) -> tuple[str, ...]:
     return ("python3", f"{_TMP}/{_SCRIPTS}/{name}", *arguments)
 

@@ -14,6 +14,8 @@ _CAPTURED = {"add", "build", "export", "lock", "pip", "remove", "sync", "tree"}
 _NPM_CAPTURED = {
     "add", "ci", "clean-install", "create", "exec", "i", "init", "install", "update", "view", "x",
 }  # fmt: skip
+# Options of Python whose value is a word of its own.
+_VALUED = ("-W", "-X", "--check-hash-based-pycs")
 _PIP_FILES = ("__main__.py", "__pip-runner__.py")
 _NOT_FOUND = "No matching distribution found for "
 _NEEDLESS = ("Could not find a ", "Looking in links: ")
@@ -38,12 +40,15 @@ def hook() -> None:
 
 def is_pip(argv: list[str]) -> bool:
     """Say whether the command line of a Python runs pip, as a script or as a module."""
-    for index, word in enumerate(argv[1:], 1):
+    words = iter(argv[1:])
+    for word in words:
         if word == "-m":
-            return argv[index + 1 : index + 2] == ["pip"]
+            return next(words, "") == "pip"
         if word == "-c":
             return False
-        if not word.startswith("-"):
+        if word in _VALUED:
+            next(words, "")
+        elif not word.startswith("-"):
             folder, _, name = word.rpartition("/")
             if folder.endswith("/pip"):
                 return name in _PIP_FILES

@@ -59,6 +59,14 @@ def test_list_shows_the_last_report(project: StockedProject) -> None:
     assert "✗" in project.imagegen("list").stdout
 
 
+@pytest.mark.parametrize("report", [b"", b"[]", b"{}", b"\xff"])
+def test_list_passes_over_a_damaged_report(project: StockedProject, report: bytes) -> None:
+    (project.layout.root / "reports").mkdir()
+    (project.layout.root / "reports" / "dev.json").write_bytes(report)
+
+    assert project.json("list")[0]["verified"] is None
+
+
 def test_a_fault_of_the_configuration_ends_with_its_code(project: StockedProject) -> None:
     project.configure(IMAGE + 'user = "root"\n')
 

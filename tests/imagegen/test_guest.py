@@ -20,6 +20,7 @@ from tests.wheels import make_wheel
 PIP = [
     ["/v/bin/python", "-m", "pip", "install", "x"],
     ["python3", "-I", "-m", "pip"],
+    ["python3", "-W", "ignore", "-X", "utf8", "-m", "pip"],
     ["/v/bin/python3", "/v/bin/pip", "install"],
     ["/v/bin/python3", "/v/bin/pip3.11"],
     ["python", "/v/lib/python3.11/site-packages/pip/__pip-runner__.py", "install"],
@@ -30,6 +31,8 @@ NOT_PIP = [
     ["python"],
     ["python", "-c", "pip"],
     ["python", "-m", "pipx"],
+    ["python", "-W"],
+    ["python", "-W", "-m", "script.py"],
     ["python", "/v/bin/pipenv"],
     ["python", "/v/bin/pip-compile"],
     ["python", "script.py", "pip"],
