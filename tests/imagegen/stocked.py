@@ -115,6 +115,16 @@ class StockedProject:
         return json.loads(ended.stdout)
 
 
+def path_without(program: str, folder: Path) -> str:
+    """Give a PATH on which everything but one program is, by links in a new folder."""
+    folder.mkdir()
+    for place in map(Path, os.environ["PATH"].split(":")):
+        for tool in place.glob("*") if place.is_dir() else ():
+            if tool.name != program and not (folder / tool.name).exists():
+                (folder / tool.name).symlink_to(tool)
+    return str(folder)
+
+
 def stocked(file: Path) -> Stocked:
     """Describe a file as a snapshot does."""
     parse = parse_wheel_filename if file.suffix == ".whl" else parse_sdist_filename

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import shutil
 import tarfile
@@ -21,7 +20,7 @@ from imagegen.plan import make_plan
 from imagegen.sdists import SdistBuilder
 from lockfiles.target import Target
 from tests.imagegen.plans import BASE, SPEC, artifact, snapshot
-from tests.imagegen.stocked import StockedProject
+from tests.imagegen.stocked import StockedProject, path_without
 from tests.wheels import digest, make_sdist, make_wheel
 
 NAME = "pytest-sdists"
@@ -195,13 +194,7 @@ def test_a_build_that_makes_another_package(
 @root
 def test_without_bubblewrap(tmp_path: Path, cache: Path, real_wheels: dict[str, Path]) -> None:
     project = stocked(tmp_path, cache, real_wheels)
-    tools = tmp_path / "bin"
-    tools.mkdir()
-    for folder in os.environ["PATH"].split(":"):
-        for tool in Path(folder).glob("*") if Path(folder).is_dir() else ():
-            if tool.name != "bwrap" and not (tools / tool.name).exists():
-                (tools / tool.name).symlink_to(tool)
-    environment = {**NO_ENGINE, "PATH": str(tools)}
+    environment = {**NO_ENGINE, "PATH": path_without("bwrap", tmp_path / "bin")}
 
     ended = project.imagegen("build", NAME, "--engine", "oci", environment=environment)
     auto = project.imagegen("build", NAME, environment=environment)
