@@ -7,12 +7,12 @@ import shutil
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 _BLOCK = 512
 _CHUNK = 1 << 20
-# What fits into a header of POSIX.1-1988, so that tarfile adds no extended one.
+# What fits into a header of POSIX.1-1988, so that none of POSIX.1-2001 goes before it.
 _NAME, _MOST = 100, 8**11
 
 
@@ -141,14 +141,23 @@ def _info(path: str, uid: int, time: int) -> tarfile.TarInfo:
 def _header(info: tarfile.TarInfo, kind: bytes, *, mode: int, size: int = 0, link: str = "") -> bytes:
     info.type, info.mode, info.size, info.linkname = kind, mode, size, link
     name = info.name.encode("utf-8", "surrogateescape")
-    if kind == tarfile.REGTYPE and name.isascii() and len(name) <= _NAME and size < _MOST:
-        return _short_header(name, mode, info.uid, info.gid, info.mtime, size)
+    if kind == tarfile.REGTYPE and name.isascii() and size < _MOST:
+        header = _filled(_blank_header(mode, info.uid, info.gid, info.mtime), size, name[:_NAME])
+        return header if len(name) <= _NAME else _path_header(name) + header
     return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
 
 
-def _short_header(name: bytes, mode: int, uid: int, gid: int, time: float, size: int) -> bytes:
+def _path_header(name: bytes) -> bytes:
+    """Give the extended header with a path; its record begins with its own length, in as many digits."""
+    length = len(name) + len(" path=\n")
+    length += len(str(length + len(str(length))))
+    record = b"%d path=%s\n" % (length, name)
+    return _filled(_blank_path_header(), len(record)) + record + _padding(len(record))
+
+
+def _filled(blank: bytes, size: int, name: bytes = b"") -> bytes:
     """Give what tarfile would: an image has tens of thousands of files, and most differ in name and size."""
-    header = bytearray(_blank_header(mode, uid, gid, time))
+    header = bytearray(blank)
     header[: len(name)] = name
     header[124:135] = b"%011o" % size
     header[148:154] = b"%06o" % (sum(header) - sum(header[148:156]) + 8 * ord(" "))
@@ -160,6 +169,11 @@ def _blank_header(mode: int, uid: int, gid: int, time: float) -> bytes:
     info = tarfile.TarInfo()
     info.mode, info.uid, info.gid, info.mtime = mode, uid, gid, time
     return info.tobuf(tarfile.PAX_FORMAT)
+
+
+@cache
+def _blank_path_header() -> bytes:
+    return tarfile.TarInfo("a" * (_NAME + 1)).tobuf(tarfile.PAX_FORMAT)[:_BLOCK]
 
 
 def _padding(size: int) -> bytes:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import stat
 import zipfile
 import zlib
-from base64 import urlsafe_b64decode
+from base64 import urlsafe_b64encode
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -22,11 +23,12 @@ from installer.exceptions import InstallerError
 from installer.records import Hash, InvalidRecordEntry, RecordEntry
 from installer.scripts import Script
 from installer.sources import WheelContentElement, WheelFile
-from installer.utils import Scheme, construct_record_file, copyfileobj_with_hashing, fix_shebang
+from installer.utils import Scheme, construct_record_file, fix_shebang
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
 from imagegen.archive import Entry
 from imagegen.errors import WheelError
+from imagegen.zipped import Zip
 from lockfiles.target import Target
 
 INSTALLER = "lockstock"
@@ -85,7 +87,7 @@ def unpack(path: Path, filename: str, venv: Venv, target: Target) -> Unpacked:
     """
     _check_tags(filename, target)
     try:
-        with zipfile.ZipFile(path) as archive:
+        with Zip(path) as archive:
             archive.filename = filename  # the store knows it by its digest
             _check_members(archive, path.stat().st_size)
             source = _CheckedWheel(archive)
@@ -107,7 +109,7 @@ def program_entries(path: Path, filename: str, folder: str, names: str) -> tuple
     Raises WheelError.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with Zip(path) as archive:
             _check_members(archive, path.stat().st_size)
             found = [name for name in archive.namelist() if f".data/scripts/{names}" in name]
             return tuple(
@@ -185,15 +187,16 @@ class _Entries(WheelDestination):
         )
 
     def _add(self, scheme: Scheme, path: str, stream: BinaryIO, *, executable: bool) -> RecordEntry:
-        buffer = BytesIO()
-        digest, size = copyfileobj_with_hashing(stream, buffer, "sha256")
+        data = stream.read()
+        digest = sha256(data).digest()
         folder = self.venv.folder(scheme, self.distribution)
         place = "/".join(part for part in (self.venv.root.lstrip("/"), folder, path) if part)
-        entry = Entry(path=place, content=buffer.getvalue(), mode=0o755 if executable else 0o644)
+        entry = Entry(path=place, content=data, mode=0o755 if executable else 0o644)
         if self.found.setdefault(place, entry).content != entry.content:
             raise ValueError(f"two of its files want to be {place}")
-        self.digests[place] = urlsafe_b64decode(f"{digest}=").hex()
-        return RecordEntry(path, Hash("sha256", digest), size)
+        self.digests[place] = digest.hex()
+        encoded = urlsafe_b64encode(digest).rstrip(b"=").decode()
+        return RecordEntry(path, Hash("sha256", encoded), len(data))
 
     def _prefix(self, scheme: Scheme) -> str | None:
         folder = self.venv.folder(scheme, self.distribution)

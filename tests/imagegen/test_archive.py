@@ -45,6 +45,17 @@ def test_entries_are_sorted_with_their_folders_and_without_times(tmp_path: Path)
     assert stream == b"".join(tar_stream(reversed(entries), uid=1000))
 
 
+@pytest.mark.parametrize("length", [99, 100, 101, 989, 990, 991, 992, 993, 994])
+def test_long_paths_are_as_tarfile_writes_them(length: int) -> None:
+    """The number before a path has itself in it, so it is another one around 100 and 1000."""
+    info = tarfile.TarInfo("a" * length)
+    info.size = 3
+
+    stream = b"".join(tar_stream([Entry(path="a" * length, content=b"abc")]))
+
+    assert stream.startswith(info.tobuf(tarfile.PAX_FORMAT) + b"abc")
+
+
 @given(st.dictionaries(NAMES, st.binary(max_size=1500), max_size=5))
 def test_what_goes_in_comes_out(content: dict[str, bytes]) -> None:
     names = sorted(content)
