@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,21 @@ def test_github() -> None:
         words = shlex.split(step["run"], comments=True)
         assert words[words.index("--network") + 1] == "none"
         assert words[-3:] == ["bash", "-c", check]
+
+
+@pytest.mark.parametrize("name", ["12", "on", "null", "3d.service"])
+def test_names_that_are_none_of_yaml_or_of_jobs(name: str) -> None:
+    use = replace(USE, name=name)
+
+    (compose,) = documents(Consumer.COMPOSE, use)
+    policy, pod = documents(Consumer.KUBERNETES, use)
+    (workflow,) = documents(Consumer.GITHUB, use)
+
+    assert list(compose["services"]) == [use.label]
+    assert pod["metadata"]["name"] == use.label
+    assert pod["metadata"]["labels"] == policy["spec"]["podSelector"]["matchLabels"]
+    assert set(pod["metadata"]["labels"].values()) == {use.label}
+    assert all(re.fullmatch(r"[A-Za-z_][\w-]*", str(job)) for job in workflow["jobs"])
 
 
 @pytest.fixture
