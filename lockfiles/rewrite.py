@@ -13,24 +13,21 @@ from lockfiles.errors import LockError
 from lockfiles.formats import detect, parse
 from lockfiles.model import Artifact
 
-_INDEX_KEYS = {"uv.lock": "registry", "pylock.toml": "index"}
-_VALUE = re.compile(r"""\b(url|registry|index)(\s*=\s*)(?:"([^"\\\n]*)"|'([^'\n]*)')""")
+_TOML = ("uv.lock", "pylock.toml")
+_TOML_URL = re.compile(r"""\b(url\s*=\s*)(?:"([^"\\\n]*)"|'([^'\n]*)')""")
 _QUOTED = ("package-lock.json", "yarn.lock", "bun.lock")
 _QUOTED_URL = re.compile(r'"(https?://[^"\\\s#]+)(#[^"\\\s]*)?"')
 _UNSAFE = re.compile(r"""["'\\\s]""")
 
 
-def rewrite(
-    filename: str, text: str, url_for: Callable[[Artifact], str | None], index: str | None = None
-) -> str:
+def rewrite(filename: str, text: str, url_for: Callable[[Artifact], str | None]) -> str:
     """Give the text of a lock that carries URLs with those that `url_for` gives for its files.
 
-    Where that gives None the URL stays. `index` replaces the index that packages are said to come
-    from: `uv sync --frozen` does not look at it, `uv sync --locked` wants the one that it is
-    configured with. Raises LockError for formats without URLs.
+    Where that gives None the URL stays. So does the index that packages are said to come from: `uv sync
+    --locked` wants it to be the one that it is configured with. Raises LockError for formats without URLs.
     """
     kind = detect(filename, text)
-    if kind not in (*_INDEX_KEYS, *_QUOTED):
+    if kind not in (*_TOML, *_QUOTED):
         raise LockError(
             f"{kind} carries no file URLs that would have to change",
             where=filename,
@@ -40,18 +37,14 @@ def rewrite(
     urls = {a.url: _checked(filename, url) for a in artifacts if a.url and (url := url_for(a)) is not None}
 
     def replaced(match: re.Match[str]) -> str:
-        key, equals, old = match[1], match[2], match[3] or match[4] or ""
-        if key == "url":
-            new = urls.get(old)
-        else:
-            new = _checked(filename, index) if index and key == _INDEX_KEYS[kind] else None
-        return match[0] if new is None else f'{key}{equals}"{new}"'
+        new = urls.get(match[2] or match[3] or "")
+        return match[0] if new is None else f'{match[1]}"{new}"'
 
     def exchanged(match: re.Match[str]) -> str:
         new = urls.get(match[1])
         return match[0] if new is None else f'"{new}{match[2] or ""}"'
 
-    return _QUOTED_URL.sub(exchanged, text) if kind in _QUOTED else _VALUE.sub(replaced, text)
+    return _QUOTED_URL.sub(exchanged, text) if kind in _QUOTED else _TOML_URL.sub(replaced, text)
 
 
 def _checked(filename: str, url: str) -> str:

@@ -56,6 +56,8 @@ def test_uv_sync_works_behind_the_mirror_with_a_rewritten_lock(locked: Project, 
         index.requests.clear()
         synced = uv(locked, "sync", "--frozen", "--no-install-project")
         assert synced.returncode == 0, synced.stderr
+        again = uv(locked, "sync", "--locked", "--no-install-project", UV_DEFAULT_INDEX=index.index)
+        assert again.returncode == 0, again.stderr
     assert "flask" in synced.stderr
     assert index.requests == []
     text = (locked.folder / "uv.lock").read_text()
