@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagegen import dpkg
-from imagegen.errors import UnfitBaseError
+from imagegen.errors import BaseError, UnfitBaseError
 
 ACCOUNTS = ("etc/passwd", "etc/group", "etc/shadow")
 STATUS = "var/lib/dpkg/status"
@@ -92,7 +92,7 @@ class RootFs:
 
 
 def read_rootfs(tarball: Path) -> RootFs:
-    """Read a base. Raises UnfitBaseError where it is no Debian system with Python."""
+    """Read a base. Raises UnfitBaseError where it is no Debian system with Python, BaseError on damage."""
     files, programs = _files(tarball)
     packages = dict(_packages(files))
     name, version = _debian_python(packages)
@@ -135,18 +135,29 @@ def _numbers(version: str) -> list[int]:
 
 
 def _files(tarball: Path) -> tuple[dict[str, File], frozenset[str]]:
-    """Give the files that are wanted, and the names of programs, which may be links."""
+    """Give the files that are wanted, and the names of programs, which may be links. Raises BaseError."""
     files, programs = {}, set()
-    with tarfile.open(tarball, "r:") as archive:
-        for member in archive:
-            path = posixpath.normpath(member.name)
+    try:
+        for path, member, archive in _members(tarball):
             if _PROGRAMS.fullmatch(path):
                 programs.add(posixpath.basename(path))
             if not (_is_wanted(path) and member.isreg() and member.size <= _LARGEST):
                 continue
             if content := archive.extractfile(member):
                 files[path] = File(content=content.read(), mode=member.mode, owner=(member.uid, member.gid))
+    except tarfile.TarError as error:
+        raise BaseError(
+            f"it is no readable tar any more: {error}",
+            where=str(tarball),
+            hint=f"delete {tarball} and build again: it is made or fetched anew",
+        ) from error
     return files, frozenset(programs)
+
+
+def _members(tarball: Path) -> Iterator[tuple[str, tarfile.TarInfo, tarfile.TarFile]]:
+    with tarfile.open(tarball, "r:") as archive:
+        for member in archive:
+            yield posixpath.normpath(member.name), member, archive
 
 
 def _is_wanted(path: str) -> bool:

@@ -275,6 +275,15 @@ class TestRoot:
         with pytest.raises(UnfitBaseError, match="no Debian system with Python"):
             self.read(tmp_path, files)
 
+    @pytest.mark.parametrize("data", [b"", b"no tar" * 200, tar({"etc/passwd": b"x" * 2000})[:1500]])
+    def test_a_damaged_file(self, tmp_path: Path, data: bytes) -> None:
+        (tmp_path / "base.tar").write_bytes(data)
+
+        with pytest.raises(BaseError, match="no readable tar") as caught:
+            read_rootfs(tmp_path / "base.tar")
+
+        assert f"delete {tmp_path / 'base.tar'}" in caught.value.hint
+
 
 def project(folder: Path, base: str, *wheels: Path, more: str = "") -> StockedProject:
     made = StockedProject(folder)
