@@ -57,9 +57,7 @@ def use(name: str, text: str, read: Callable[[str], str] | None = None) -> None:
             for extras, groups in (((), None), (lock.extras, lock.groups)):
                 with suppress(LockstockError):
                     export_requirements(select(lock, target, extras, groups))
-        rewrite(
-            name, text, lambda artifact: f"https://mirror.example/{artifact.filename}", "https://i.example"
-        )
+        rewrite(name, text, lambda artifact: f"https://mirror.example/{artifact.filename}")
 
 
 @pytest.mark.parametrize("case", CASES)
