@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from imagegen.baseimages import LARGEST_DOCUMENT, BaseImage, Source, Wanted, bring, write_image
+from imagegen.bases import alone
 from imagegen.compression import plain
 from imagegen.credentials import find_credentials
 from imagegen.engines.docker import DockerEngine
@@ -26,7 +27,7 @@ from imagegen.reference import Reference
 from imagegen.registry import Repository
 from imagegen.spec import AnyBase, OciBase, RegistryBase
 from mirror.config import Config
-from mirror.store import disk_errors, write_atomically
+from mirror.store import write_atomically
 
 _NAME = "org.opencontainers.image.ref.name"
 _CHUNK = 1 << 20
@@ -131,16 +132,20 @@ def export_base(
 ) -> BaseImage:
     """Give an image of the Docker engine as a base; it is taken out once. Raises BaseError."""
     noted = folder / f"docker-{base.digest.removeprefix('sha256:')}"
-    if not noted.exists() or not _is_held(noted.read_text(), folder):
-        progress.step(f"taking the base {base.name} out of the Docker engine (once)")
-        with disk_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder) as file:
-                file.writelines(engine.save(base.reference))
-                file.seek(0)
-                write_atomically(noted, _converted(file, folder, base).encode())
+    if not _is_noted(noted, folder):
+        with alone(folder):
+            if not _is_noted(noted, folder):  # another run may have done it while this one waited
+                progress.step(f"taking the base {base.name} out of the Docker engine (once)")
+                with tempfile.TemporaryFile(dir=folder) as file:
+                    file.writelines(engine.save(base.reference))
+                    file.seek(0)
+                    write_atomically(noted, _converted(file, folder, base).encode())
     wanted = Wanted(name=f"docker:{base.name}", tag=noted.read_text(), platform=platform)
     return bring(wanted, lambda: nullcontext(_Nowhere(base)), folder, progress)
+
+
+def _is_noted(noted: Path, folder: Path) -> bool:
+    return noted.exists() and _is_held(noted.read_text(), folder)
 
 
 def _is_held(digest: str, folder: Path) -> bool:
@@ -180,7 +185,7 @@ def _converted(file: IO[bytes], folder: Path, base: Base) -> str:
             diff_ids = json.loads(config)["rootfs"]["diff_ids"]
             made = []
             for path, diff_id in zip(described["Layers"], diff_ids, strict=True):
-                with tempfile.NamedTemporaryFile(dir=folder) as whole:
+                with tempfile.NamedTemporaryFile(dir=folder, suffix=".tmp") as whole:
                     _copy(archive, str(path), whole)
                     make = partial(Content, tar=plain(Path(whole.name)), facts={})
                     made.append(layers.get(["image", diff_id], base.name, make)[0])

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from imagegen import basesources, compression
 from imagegen.baseimages import BaseImage, Wanted, bring
-from imagegen.basesources import LayoutSource
+from imagegen.basesources import LayoutSource, export_base
+from imagegen.engines.docker import DockerEngine
 from imagegen.errors import BaseError
 from imagegen.live import Silent
+from imagegen.oci import digest_of
+from imagegen.plan import Base
 from imagegen.spec import OciBase
 from tests.imagegen.base_layout import BaseLayout, base_files, tar
 
@@ -114,3 +121,34 @@ def test_settings_that_are_left_out(base: BaseLayout) -> None:
     base.name("1", base.image([tar({"a": b""})], HERE, left_out))
 
     assert brought(base, Told()).settings == left_out
+
+
+def test_what_a_killed_run_left_of_an_engines_base_is_swept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = tar({"a": b"x"})
+    config = {"architecture": HERE, "os": "linux", "rootfs": {"diff_ids": [digest_of(layer)]}}
+    saved = tar(
+        {
+            "manifest.json": json.dumps([{"Config": "config", "Layers": ["layer.tar"]}]).encode(),
+            "config": json.dumps(config).encode(),
+            "layer.tar": layer,
+        }
+    )
+    engine = cast("DockerEngine", SimpleNamespace(save=lambda reference: [saved]))
+    base = Base(name="dev:1", reference="dev:1", digest=f"sha256:{'0' * 64}")
+    (tmp_path / "left.tmp").write_bytes(layer)
+    during: set[str] = set()
+
+    def plain(path: Path) -> Iterator[bytes]:
+        during.update(file.name for file in tmp_path.iterdir() if file.is_file())
+        return compression.plain(path)
+
+    monkeypatch.setattr(basesources, "plain", plain)
+
+    image = export_base(engine, base, f"linux/{HERE}", tmp_path, Silent())
+
+    assert [layer.diff_id for layer in image.layers] == config["rootfs"]["diff_ids"]  # type: ignore[index]  # what it is, stands above
+    (temporary,) = during - {".lock"}
+    assert temporary.endswith(".tmp")
+    assert temporary != "left.tmp"
