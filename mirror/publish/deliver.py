@@ -10,6 +10,7 @@ from mirror.config import Config, ObjectStoreSpec
 from mirror.console import human_size, plural, say
 from mirror.layout import Layout
 from mirror.publish import devpi, devpi_accounts, devpi_server, simple
+from mirror.publish.check import check_index
 from mirror.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -79,8 +80,6 @@ def _call(function: Callable[_P, _T], *args: _P.args, **named: _P.kwargs) -> _T:
 
 
 def _check(config: Config, layout: Layout, snapshot: Snapshot, ahead: Ahead | None) -> None:
-    from mirror.publish.check import check_index  # its HTTP client takes long to import
-
     account = devpi_accounts.root(layout.devpi) if config.private else None
     with ExitStack() as stack:
         if ahead:

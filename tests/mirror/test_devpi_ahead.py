@@ -111,3 +111,14 @@ def test_ctrl_c_is_left_to_the_parent(registry: Registry, stocked: Stocked) -> N
     with Ahead(registry.folder, registry.port) as ahead:
         os.kill(ahead.call(os.getpid), signal.SIGINT)
         published(ahead, registry, stocked)
+
+
+def test_an_index_that_shows_something_else_is_told(registry: Registry, stocked: Stocked) -> None:
+    with Ahead(registry.folder, registry.port) as ahead:
+        published(ahead, registry, stocked)
+        with pytest.raises(RegistryError, match="differs from the snapshot: lockstock-it"):
+            check_index(ahead.index_url(), Snapshot.of([], [], []))
+        with pytest.raises(RegistryError, match="does not answer as one: 404 Not Found"):
+            check_index(f"{ahead.index_url()}nowhere/", Snapshot.of([], [], []))
+    with pytest.raises(RegistryError, match=r"does not answer as one: .*refused"):
+        check_index(registry.index_url, Snapshot.of([], [], []))
