@@ -42,8 +42,8 @@ class Delivery:
         """
         from mirror.publish.devpi_ahead import Ahead  # a run with no changes does not come here
 
-        folder = Layout(self._config.root).devpi
-        self._ahead = self._stack.enter_context(Ahead(folder, self._config.port))
+        ahead = Ahead(Layout(self._config.root).devpi, self._config.port, private=self._config.private)
+        self._ahead = self._stack.enter_context(ahead)
 
     def publish(self, name: str, snapshot: Snapshot) -> None:
         """Deliver a snapshot."""

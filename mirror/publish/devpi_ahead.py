@@ -25,17 +25,23 @@ _server: devpi_server.Server | None = None  # of the process that is ahead
 
 
 class Ahead:
-    """Works on the registry in `folder`. The caller holds the mirror, and has no threads when this begins."""
+    """Works on the registry in `folder`. The caller holds the mirror, and has no threads when this begins.
 
-    def __init__(self, folder: Path, port: int) -> None:
+    A `private` one is served no longer than it is looked at, for devpi alone lets in everybody.
+    """
+
+    def __init__(self, folder: Path, port: int, *, private: bool = False) -> None:
         self._folder = folder
         self._port = port
+        self._private = private
 
     def __enter__(self) -> Ahead:
         # A fork knows what is imported already.
         self._pool = ProcessPoolExecutor(1, get_context("fork"), _begin, (os.getpid(),))
         # What fails here fails again, and is told, when devpi is to be filled or asked.
-        self._pool.submit(_make_ready, self._folder, self._port)
+        self._pool.submit(_make_ready, self._folder)
+        if not self._private:
+            self._pool.submit(_serve, self._folder, self._port)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -67,9 +73,8 @@ def _begin(parent: int) -> None:
         os._exit(1)
 
 
-def _make_ready(folder: Path, port: int) -> None:
+def _make_ready(folder: Path) -> None:
     devpi.init(folder)
-    _serve(folder, port)
     devpi.load()
 
 

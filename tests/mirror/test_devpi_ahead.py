@@ -64,6 +64,14 @@ def test_a_server_that_ended_meanwhile_is_replaced(registry: Registry, stocked: 
         check_index(ahead.index_url(), published(ahead, registry, stocked))
 
 
+def test_a_private_one_is_served_only_to_be_looked_at(registry: Registry, stocked: Stocked) -> None:
+    with Ahead(registry.folder, registry.port, private=True) as ahead:
+        snapshot = published(ahead, registry, stocked)
+        assert running(str(registry.folder)) == []
+        check_index(ahead.index_url(), snapshot)
+    assert left_over(str(registry.folder)) == []
+
+
 def test_errors_come_across_whole(registry: Registry, stocked: Stocked) -> None:
     registry.store.remove(stocked.sha256)
     with Ahead(registry.folder, registry.port) as ahead, pytest.raises(StoreError) as caught:
