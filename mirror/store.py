@@ -235,7 +235,7 @@ def disk_errors(path: Path) -> Iterator[None]:
     """Turn a full disk or quota below `path` into DiskFullError, and a closed folder into StoreError."""
     try:
         yield
-    except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
+    except (PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError) as error:
         raise StoreError(
             f"cannot be used: {error.strerror}",
             where=str(error.filename or path),

@@ -78,14 +78,16 @@ class Box:
                     file.writelines(plain(self._layout.blob(layer.digest)))
             with Path(name, "merged").open("wb") as file:
                 merge(plains, file, self._image.digest)
-            self._untar(self._root, ["-f", str(Path(name, "merged"))])
+            self._untar(self._root, ["-f", str(Path(name, "merged"))], what="a layer")
 
     def put(self, entries: Iterable[Entry], folder: str, *, uid: int) -> None:
         """Copy files into a folder of the box. Raises BuildError where a link leads out of the box."""
         place, listed = self._root / folder.lstrip("/"), list(entries)
         for parent in {place, *((place / entry.path).parent for entry in listed)}:
             self._check_inside(parent)
-        self._untar(place, ["-f", "-"], b"".join(tar_stream(listed, uid=uid)))
+        self._untar(
+            place, ["-f", "-"], what=f"what goes to {folder}", data=b"".join(tar_stream(listed, uid=uid))
+        )
 
     def _check_inside(self, folder: Path) -> None:
         """Links of the image are followed on this host here: an absolute one leads out of the box."""
@@ -119,6 +121,6 @@ class Box:
             hosts.parent.mkdir(exist_ok=True)
             hosts.write_text(_HOSTS)
 
-    def _untar(self, folder: Path, options: Sequence[str], data: bytes = b"") -> None:
+    def _untar(self, folder: Path, options: Sequence[str], *, what: str, data: bytes = b"") -> None:
         words = ["-p", "--exclude=./dev/*", *options]
-        untar(folder, words, what="a layer", where=str(self._folder), data=data)
+        untar(folder, words, what=what, where=str(self._folder), data=data)

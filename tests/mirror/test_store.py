@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lockfiles.model import Digest
-from mirror.errors import DigestMismatchError, OversizedError, TruncatedError
+from mirror.errors import DigestMismatchError, OversizedError, StoreError, TruncatedError
 from mirror.store import Expected, Store, write_atomically
 
 DATA = b"the bytes of a wheel"
@@ -104,3 +104,11 @@ def test_a_failed_atomic_write_leaves_the_old_file(tmp_path: Path) -> None:
         write_atomically(file, None)  # type: ignore[arg-type]
     assert file.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("place", ["taken", "taken/below", "."])
+def test_a_file_in_the_place_of_a_folder_and_a_folder_in_that_of_a_file(tmp_path: Path, place: str) -> None:
+    (tmp_path / "taken").write_bytes(b"")
+
+    with pytest.raises(StoreError, match="cannot be used"):
+        write_atomically(tmp_path / place / "file" if place != "." else tmp_path, b"data")
