@@ -42,7 +42,7 @@ class UnfitBaseError(LockstockError):
 
 
 class NotBuiltError(LockstockError):
-    """The image that is asked for is not in the engine."""
+    """The image that is asked for is not in the engine, the mirror, the folder or the registry looked at."""
 
     exit_code = 46
 
