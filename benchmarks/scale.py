@@ -24,16 +24,20 @@ tools = []
 python = ["3.11"]
 glibc = "2.36"
 [locks.svc]
-path = "svc/*/requirements.txt"
+path = "svc/*/pylock.toml"
 """
-UNCHANGED = """
+RUNS = {
+    "plan": "refresh.dry_run(loaded)",
+    "no change": "refresh.refresh(loaded, begin=lambda _: lambda _: None, publish=lambda *_: None)",
+}
+SCRIPT = """
 import sys, time
 from pathlib import Path
 from mirror import config, refresh
 begun = time.process_time()
 loaded = config.load(Path(sys.argv[1]))
-report = refresh.refresh(loaded, begin=lambda plan: lambda size: None, publish=lambda name, snapshot: None)
-assert not report.changed
+report = {run}
+assert not report.changed and not report.failed
 # Not ru_maxrss, in which a process begins with what the one had that started it.
 most = next(line.split()[1] for line in Path("/proc/self/status").open() if line.startswith("VmHWM"))
 print(time.process_time() - begun, int(most) * 1024)
@@ -45,19 +49,22 @@ def main() -> None:
     for files, locks in ((1_000, 10), (10_000, 100), (40_000, 400)):
         with tempfile.TemporaryDirectory() as folder:
             make(Path(folder), files, locks)
-            command = [sys.executable, "-c", UNCHANGED, str(Path(folder, "lockstock.toml"))]
-            found = [
-                subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-                for _ in range(5)
-            ]
-        cpu = sorted(float(seconds) for seconds, _ in found)[2]
-        memory = max(int(size) for _, size in found)
-        rows.append(
-            (f"{files:,}", str(locks), human_time(cpu), f"{cpu / files * 1e6:.0f} µs", human_size(memory))
-        )
+            rows += [row(Path(folder), files, locks, name) for name in RUNS]
     print_table(
-        "refresh with no changes (median of 5)", ("files", "locks", "CPU", "per file", "memory"), rows
+        "plan, and refresh with no changes (median of 5)",
+        ("run", "files", "locks", "CPU", "per file", "memory"),
+        rows,
     )
+
+
+def row(folder: Path, files: int, locks: int, name: str) -> tuple[str, ...]:
+    command = [sys.executable, "-c", SCRIPT.format(run=RUNS[name]), str(folder / "lockstock.toml")]
+    found = [
+        subprocess.run(command, check=True, capture_output=True, text=True).stdout.split() for _ in range(5)
+    ]
+    cpu = sorted(float(seconds) for seconds, _ in found)[2]
+    memory = human_size(max(int(size) for _, size in found))
+    return name, f"{files:,}", str(locks), human_time(cpu), f"{cpu / files * 1e6:.0f} µs", memory
 
 
 def make(root: Path, files: int, locks: int) -> None:
@@ -67,9 +74,9 @@ def make(root: Path, files: int, locks: int) -> None:
         folder = root / "svc" / f"s{number:04}"
         folder.mkdir(parents=True)
         found = [stock(f"pkg-{number}-{index}") for index in range(files // locks)]
-        lines = (f"{file.name}==1.0 --hash=sha256:{file.sha256}\n" for file in found)
-        (folder / "requirements.txt").write_text("".join(lines))
-        stocked[f"svc/{folder.name}/requirements.txt"] = found
+        text = 'lock-version = "1.0"\ncreated-by = "benchmark"\n'
+        (folder / "pylock.toml").write_text(text + "".join(map(locked, found)))
+        stocked[f"svc/{folder.name}/pylock.toml"] = found
     (root / "lockstock.toml").write_text(CONFIG)
     config = load(root / "lockstock.toml")
     layout = Layout(config.root)
@@ -98,6 +105,11 @@ def stock(name: str) -> Stocked:
     return Stocked(
         ecosystem="pypi", name=name, version="1.0", filename=filename, sha256=digest, size=len(name), url=url
     )
+
+
+def locked(file: Stocked) -> str:
+    wheel = f'{{ url = "{file.url}", size = {file.size}, hashes = {{ sha256 = "{file.sha256}" }} }}'
+    return f'[[packages]]\nname = "{file.name}"\nversion = "{file.version}"\nwheels = [{wheel}]\n'
 
 
 if __name__ == "__main__":
