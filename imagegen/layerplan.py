@@ -13,7 +13,8 @@ DEFAULT_BUDGET = 40
 MOST_LAYERS = 120
 # The base, the environment and the configuration have layers of their own.
 FIXED = 3
-_BIG = 1 << 20
+# A layer costs engines and pullers more time than this many bytes do.
+_BIG = 1 << 16
 
 Group = tuple[Stocked, ...]
 

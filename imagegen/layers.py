@@ -18,7 +18,7 @@ from imagegen.compression import Compression
 from mirror.store import disk_errors, sync_folder, write_atomically
 
 # Part of every key: raise it when the same input gives other bytes.
-LAYOUT = 3
+LAYOUT = 4
 _CHUNK = 1 << 20
 
 

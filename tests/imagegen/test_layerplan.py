@@ -52,6 +52,18 @@ def test_big_ones_lie_alone_and_small_ones_together() -> None:
     assert len(groups) == 4  # which is half of the room, for all that is small
 
 
+def test_more_layers_leave_less_that_a_bump_drags_along() -> None:
+    files = [file(f"medium{n:03}", (100 << 10) + n) for n in range(90)]
+
+    dragged = [
+        sum(sum(one.size for one in shared) - shared[0].size for shared in group(files, budget, "dev"))
+        for budget in (40, 80, 120)
+    ]
+
+    assert dragged[0] > dragged[1] > dragged[2]
+    assert sum(len(shared) == 1 for shared in group(files, 120, "dev")) > 58
+
+
 def test_without_room() -> None:
     assert group([], FIXED, "dev") == ()
     with pytest.raises(LayerBudgetError, match="3 layers are too few"):
