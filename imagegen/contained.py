@@ -18,7 +18,7 @@ from imagegen.engines.docker import DockerEngine
 from imagegen.engines.sandbox import Confined, Sandbox
 from imagegen.engines.watch import Watch, Watched
 from imagegen.errors import BuildError, NotBuiltError
-from imagegen.plan import REPOSITORY, UID, WORKSPACE
+from imagegen.plan import BASE_PYTHON, REPOSITORY, UID, WORKSPACE
 from imagegen.project import project_entries
 from imagegen.spec import ImageSpec
 from mirror.config import Config
@@ -106,8 +106,8 @@ def _confined(
 ) -> Confined:
     sockets = {f"{_INSIDE}/{name}.sock": folder / f"{name}.sock" for name in ("gate", "filter")}
     programs = {f"{_INSIDE}/{name}": _program(name, folder) for name in ("filter.py", "forwarder.py")}
-    confine = ("python3", "-I", "-S", f"{_INSIDE}/filter.py", f"{_INSIDE}/filter.sock")
-    forward = ("python3", "-I", f"{_INSIDE}/forwarder.py", f"{_INSIDE}/gate.sock", str(PORT), "--")
+    confine = (*BASE_PYTHON, "-I", "-S", f"{_INSIDE}/filter.py", f"{_INSIDE}/filter.sock")
+    forward = (*BASE_PYTHON, "-I", "-S", f"{_INSIDE}/forwarder.py", f"{_INSIDE}/gate.sock", str(PORT), "--")
     return Confined(
         image=image,
         owner=owner,

@@ -24,6 +24,10 @@ HOME = "/opt/lockstock"
 UID = 1000
 # It reaps what a sandbox's programs leave behind, also below an init of the engine, and passes signals on.
 INIT = ("/usr/bin/tini", "-s", "--")
+# The base's own Python, whatever PATH says: a package may put a python3 or a pyvenv.cfg into the environment.
+BASE_PYTHON = (
+    "/bin/sh", "-c", 'exec "$(PATH=/usr/local/bin:/usr/bin:/bin; command -v python3)" "$@"', "sh"
+)  # fmt: skip
 _UV_LOCK = "uv.lock"
 _DIGITS = 12
 

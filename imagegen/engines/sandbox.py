@@ -13,7 +13,7 @@ from docker.models.containers import Container as DockerContainer
 from docker.types import Mount
 
 from imagegen.archive import Entry, tar_stream
-from imagegen.engines.docker import DockerEngine, faults
+from imagegen.engines.docker import NO_CHECK, DockerEngine, faults
 
 _LABEL = "io.lockstock.run"
 _PROCESSES = 4096
@@ -77,6 +77,7 @@ class Sandbox:
                 security_opt=["no-new-privileges"],
                 pids_limit=_PROCESSES,
                 init=False,
+                healthcheck=NO_CHECK,
                 use_config_proxy=False,
             )
         return self

@@ -11,8 +11,9 @@ from docker.errors import NotFound
 from docker.models.containers import Container as DockerContainer
 from docker.types import Mount
 
-from imagegen.engines.docker import DockerEngine, faults
+from imagegen.engines.docker import NO_CHECK, DockerEngine, faults
 from imagegen.errors import BuildError
+from imagegen.plan import BASE_PYTHON
 
 _LABEL = "io.lockstock.watch"
 _DEVICE = "/dev/net/tun"
@@ -80,8 +81,8 @@ class Watch:
         with faults(watched.image):
             self._container = self._client.containers.create(
                 watched.image,
-                [watched.socket],
-                entrypoint=["python3", "-I", "-S", watched.program],
+                [*BASE_PYTHON, "-I", "-S", watched.program, watched.socket],
+                entrypoint=[""],
                 labels={_LABEL: watched.owner},
                 network_mode="none",
                 dns=[_NAME_SERVER],
@@ -99,6 +100,7 @@ class Watch:
                 cap_add=["NET_ADMIN"],
                 security_opt=["no-new-privileges"],
                 pids_limit=_PROCESSES,
+                healthcheck=NO_CHECK,
                 use_config_proxy=False,
             )
             self._container.start()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import re
 import signal
@@ -88,7 +89,7 @@ async def main(socket: str, port: int, command: list[str]) -> int:
         child = os.posix_spawnp(command[0], command, os.environ, setsigdef=_IGNORED_BY_PYTHON)
     except OSError as error:
         print(f"{command[0]}: {error.strerror}", file=sys.stderr)
-        return 127
+        return 127 if error.errno == errno.ENOENT else 126  # as a shell says it
     for number in _SIGNALS:
         loop.add_signal_handler(number, _hand_on, child, number)
     while (status := _reap(child)) is None:

@@ -13,6 +13,8 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from imagegen.spec import find_image
 from mirror.gate.audit import notes_path, verify
 from mirror.gate.policyfile import parse_policy
 from mirror.gate.running import home_of
-from tests.imagegen.conftest import NAME, Sandbox
+from tests.imagegen.conftest import NAME, Sandbox, remove_images
 from tests.mirror.gate.harness import DIALLED, hello, outside
 from tests.mirror.stocking import publish_tree
 
@@ -388,6 +390,37 @@ def test_without_a_filter_the_run_says_so(
     assert record["reason"].startswith(reason)
 
 
+# What packages can put into an image's environment, and what its base can bring.
+HOSTILE = """
+FROM {image}
+USER 0
+RUN mv /opt/lockstock/venv/bin/python3 /opt/lockstock/venv/bin/real \\
+ && printf '#!/bin/sh\\necho replaced $*; exec /usr/bin/python3 "$@"' > /opt/lockstock/venv/bin/python3 \\
+ && chmod 755 /opt/lockstock/venv/bin/python3
+USER sandbox
+HEALTHCHECK --interval=1s CMD grep Seccomp_filters /proc/self/status > /tmp/health
+"""
+
+
+def test_nothing_of_the_image_runs_before_the_filter_or_beside_it(
+    sandbox: Sandbox, capfd: pytest.CaptureFixture[str]
+) -> None:
+    engine, name = sandbox.engine, f"{NAME}-hostile"
+    dockerfile = HOSTILE.format(image=sandbox.reference).encode()
+    engine.client.images.build(
+        fileobj=BytesIO(dockerfile), tag=f"{REPOSITORY}/{name}", network_mode="none", rm=True, forcerm=True
+    )
+    try:
+        config = sandbox.project.config
+        spec = replace(find_image(config, NAME), name=name)
+        rules = parse_policy("attack.toml", "", {})
+        ended = run(config, spec, engine, rules, "hostile", ("sh", "-c", "sleep 3; cat /tmp/health"))
+    finally:
+        remove_images(engine, f"{REPOSITORY}/{name}")
+    assert (ended.code, capfd.readouterr().out) == (1, "")
+    assert [r["event"] for r in records(sandbox, ended, "hostile")] == ONCE
+
+
 LEFT = """
 for _ in 1 2 3 4 5; do (sleep 0.1 &); done; sleep 1
 grep -c '^State:.*zombie' /proc/[0-9]*/status | grep -cv ':0'
@@ -400,7 +433,7 @@ def test_the_first_program_is_an_init(sandbox: Sandbox, capfd: pytest.CaptureFix
     assert (ended.code, capfd.readouterr().out) == (128 + signal.SIGTERM, "0\n")
 
 
-@pytest.mark.parametrize(("command", "code"), [("nosuch", 127), ("/etc/passwd", 127)])
+@pytest.mark.parametrize(("command", "code"), [("nosuch", 127), ("/etc/passwd", 126), ("/tmp", 126)])
 def test_what_cannot_be_started(sandbox: Sandbox, command: str, code: int) -> None:
     assert contain(sandbox, "", command, task="nosuch").code == code
 
