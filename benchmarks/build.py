@@ -4,7 +4,8 @@ All begin with the same base and install one lock of about 120 wheels (benchmark
 by uv when this starts) with hashes into a virtual environment. pip compiles modules, so lockstock and
 uv do, too; a second cold run is without. The Dockerfiles' wheels come over HTTP from the mirror's own
 static tree on this host, which is faster than any index; lockstock's image holds the wheels too and
-needs no network. `push` goes on until the image can be pulled from a registry. Bytes are what a
+needs no network. `push` goes on until the image can be pulled from a registry, which has the base; there
+lockstock's image is also shown without the wheels, as those of the Dockerfiles are. Bytes are what a
 registry is sent, and a puller fetches, after the bump.
 
     python -m benchmarks.build [cold] [push] [unchanged] [bump] [travel]     all of them by default
