@@ -118,7 +118,9 @@ def _name(line: Line) -> str:
 
 def _requirement(line: Line) -> Requirement:
     try:
-        return parse_requirement(line.text)
+        requirement = parse_requirement(line.text)
+        normalize(requirement.name)  # refuses what no folder can be called
+        return requirement
     except ValueError as error:
         raise LockError(f"not a requirement: {redact(str(error))}", where=line.where) from error
 
