@@ -78,6 +78,8 @@ async def main(socket: str, port: int, command: list[str]) -> int:
         ear = _Ear()
         try:
             await asyncio.gather(_pump(reader, outer, ear.asked), _pump(inner, writer, ear.answered))
+        except asyncio.CancelledError:
+            return  # the command has ended; some versions of asyncio would print that
         finally:
             outer.close()
             writer.close()

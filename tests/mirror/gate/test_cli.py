@@ -130,6 +130,22 @@ def through_forwarder(place: Path, *command: str) -> subprocess.CompletedProcess
     return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
+LEFT_OPEN = """
+import os, socket, sys, time
+link = socket.create_connection(("127.0.0.1", int(os.environ["GATE"].rpartition(":")[2])))
+if not os.fork():
+    os.closerange(0, 3)
+    time.sleep(5)
+    os._exit(0)
+time.sleep(0.2)
+"""
+
+
+def test_a_command_may_end_while_connections_are_open(serving: Path) -> None:
+    ended = through_forwarder(serving, sys.executable, "-c", LEFT_OPEN)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+
+
 def test_a_gate_from_start_to_proof(
     serving: Path, project: Path, upstream_port: int, request: pytest.FixtureRequest
 ) -> None:
