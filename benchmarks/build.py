@@ -20,7 +20,7 @@ from pathlib import Path
 
 from benchmarks.images import DOCKERFILES, NAME, PLAIN, Project, contestants, forget, run, served
 from benchmarks.paired import compare, rounds
-from benchmarks.pushed import push, travel
+from benchmarks.pushed import HOST, push, travel
 
 
 def cold(project: Project) -> None:
@@ -59,7 +59,7 @@ def main(names: list[str]) -> None:
             for name in names or TABLES:
                 TABLES[name](project)
                 project.use(project.lock)
-    forget([f"lockstock/{NAME}*", *(f"{NAME}-{kind}" for kind in DOCKERFILES)])
+    forget([f"lockstock/{NAME}*", f"{HOST}/{NAME}-*", *(f"{NAME}-{kind}" for kind in DOCKERFILES)])
 
 
 if __name__ == "__main__":

@@ -80,6 +80,7 @@ def _push_bases(project: Project) -> None:
     run(*project.imagegen("push", BASE, f"{HOST}/{BASE}:latest"))
     run("docker", "tag", project.base(), f"{HOST}/base:latest")
     run("docker", "push", "--quiet", f"{HOST}/base:latest")
+    run("docker", "rmi", f"{HOST}/base:latest")  # the name; the engine goes on knowing where its layers lie
 
 
 def _lockstock(project: Project, image: str, prepare: Callable[[], object]) -> Contestant:
