@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import httpx
 
 from imagegen.errors import PushError
@@ -13,6 +15,9 @@ class RetryError(Exception):
 
 # What may go wrong on the way to an answer; a hostile address or encoding is no transport error.
 FAULTS = (httpx.RequestError, httpx.InvalidURL, RetryError)
+
+# What is true of the bytes on the way only.
+_TRANSFER = ("content-encoding", "content-length", "transfer-encoding")
 
 
 def check(answer: httpx.Response, expect: tuple[int, ...], where: str) -> None:
@@ -32,6 +37,32 @@ def _reason(answer: httpx.Response) -> str:
         return str(answer.json()["errors"][0]["message"])[:200]
     except (ValueError, KeyError, IndexError, TypeError, RecursionError):
         return answer.reason_phrase
+
+
+def bounded(pieces: Iterable[bytes], limit: int, where: str) -> bytes:
+    """Join what comes, `limit` bytes at most. Raises PushError where it is more."""
+    data = bytearray()
+    for piece in pieces:
+        data += piece
+        if len(data) > limit:
+            raise PushError(f"it gives a document of more than {limit} bytes", where=where)
+    return bytes(data)
+
+
+def whole(answer: httpx.Response, limit: int, where: str) -> httpx.Response:
+    """Give an answer that is still coming with its body, decoded. Raises PushError where that is larger."""
+    body = bounded(answer.iter_bytes(), limit, where)
+    told = [(key, value) for key, value in answer.headers.multi_items() if key.lower() not in _TRANSFER]
+    return httpx.Response(
+        answer.status_code, headers=told, content=body, request=answer.request, extensions=answer.extensions
+    )
+
+
+def drop_redirect_body(answer: httpx.Response) -> None:
+    """Leave out, as a hook of httpx, what it would read whole where it follows a redirect."""
+    if answer.has_redirect_location and isinstance(answer.stream, httpx.SyncByteStream):
+        answer.stream.close()
+        answer.stream = httpx.ByteStream(b"")
 
 
 def token_of(content: object) -> str:

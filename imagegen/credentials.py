@@ -15,6 +15,8 @@ from typing import Any
 from imagegen.errors import PushError
 
 _LIMIT = 30
+# The user that docker's credential helpers give with an identity token.
+_IDENTITY = "<token>"
 
 # Where docker keeps what it trusts for one registry.
 CERTIFICATES = Path("/etc/docker/certs.d")
@@ -22,10 +24,20 @@ CERTIFICATES = Path("/etc/docker/certs.d")
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """A user and a secret, which no message shows."""
+    """A user and a secret, which no message shows; with the user `<token>` it is an identity token."""
 
     user: str
     secret: str = field(repr=False)
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether the secret is a refresh token of the registry's token service."""
+        return self.user == _IDENTITY
+
+    @property
+    def basic(self) -> tuple[str, str] | None:
+        """User and password, where they are that."""
+        return None if self.is_identity else (self.user, self.secret)
 
 
 def find_credentials(registry: str, folder: Path | None = None) -> Credentials | None:
@@ -48,6 +60,8 @@ def find_credentials(registry: str, folder: Path | None = None) -> Credentials |
 
 def _from_file(auths: Mapping[str, Any], registry: str) -> Credentials | None:
     entry = auths.get(registry) or auths.get(f"https://{registry}") or {}
+    if entry.get("identitytoken"):
+        return Credentials(_IDENTITY, str(entry["identitytoken"]))
     if not entry.get("auth"):
         return None
     user, _, secret = base64.b64decode(entry["auth"], validate=True).decode().partition(":")

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,11 +14,21 @@ from urllib.parse import urljoin
 
 import httpx
 
-from imagegen.answers import FAULTS, check, distrusts, is_final, speaks_no_tls, token_of
+from imagegen.answers import (
+    FAULTS,
+    bounded,
+    check,
+    distrusts,
+    drop_redirect_body,
+    is_final,
+    speaks_no_tls,
+    whole,
+)
 from imagegen.credentials import CERTIFICATES, Credentials, trust
 from imagegen.errors import PushError
 from imagegen.reference import Reference
 from imagegen.referrers import MANIFEST_TYPE, Referrer, blob_digest, fallback_tag
+from imagegen.tokens import ask_token
 
 _CHALLENGE = re.compile(r'(\w+)="([^"]*)"')
 _PIECE = 16 << 20
@@ -58,7 +68,10 @@ class Repository:
         self._credentials = credentials
         self._pause = pause
         self._client = httpx.Client(
-            verify=trust(reference.registry), timeout=_TIMEOUT, follow_redirects=False
+            verify=trust(reference.registry),
+            timeout=_TIMEOUT,
+            follow_redirects=False,
+            event_hooks={"response": [drop_redirect_body]},
         )
         self._authorization: dict[str, str] = {}
         self._root = f"https://{reference.registry}/v2/"
@@ -176,8 +189,9 @@ class Repository:
     def _pieces(self, url: str, start: int) -> Iterator[bytes]:
         """Give what comes after `start`, also of a registry that knows no ranges."""
         wanted = {"Range": f"bytes={start}-"} if start else {}
-        with self._opened(url, wanted) as answer:
-            check(answer, (200, 206) if start else (200,), str(self.reference))
+        expect = (200, 206) if start else (200,)
+        with self._opened(url, wanted, expect) as answer:
+            check(answer, expect, str(self.reference))
             surplus = start if answer.status_code == 200 else 0
             for piece in answer.iter_raw(_CHUNK):
                 yield piece[surplus:]
@@ -214,15 +228,20 @@ class Repository:
         return self._retried(lambda: self._fetched(f"{self._root}{self._name}/{path}", limit))
 
     def _fetched(self, url: str, limit: int) -> bytes | None:
-        with self._opened(url, {"Accept": ", ".join(_MANIFESTS)}) as answer:
+        with self._opened(url, {"Accept": ", ".join(_MANIFESTS)}, (200,)) as answer:
             if answer.status_code == 200:
-                return self._bounded(answer.iter_bytes(), limit)
+                return bounded(answer.iter_bytes(), limit, str(self.reference))
             check(answer, (404,), str(self.reference))
             return None
 
     @contextmanager
-    def _opened(self, url: str, headers: Mapping[str, str]) -> Iterator[httpx.Response]:
-        """Ask for what may be large, once more where the registry wants to know who asks: tokens expire."""
+    def _opened(
+        self, url: str, headers: Mapping[str, str], expect: tuple[int, ...]
+    ) -> Iterator[httpx.Response]:
+        """Ask for what may be large, once more where the registry wants to know who asks: tokens expire.
+
+        The body of an answer that is expected is still to be read.
+        """
         for is_last in (False, True):
             # A registry may keep its blobs elsewhere; httpx takes no credentials there.
             with self._client.stream(
@@ -230,18 +249,11 @@ class Repository:
             ) as answer:
                 refused = answer.status_code == 401 and not answer.history
                 if is_last or not refused or not self._authorize(answer):
-                    if answer.status_code not in (200, 206):
-                        answer.read()
-                    yield answer
+                    yield answer if answer.status_code in expect else self._whole(answer)
                     return
 
-    def _bounded(self, pieces: Iterable[bytes], limit: int) -> bytes:
-        data = bytearray()
-        for piece in pieces:
-            data += piece
-            if len(data) > limit:
-                raise PushError(f"it gives a document of more than {limit} bytes", where=str(self.reference))
-        return bytes(data)
+    def _whole(self, answer: httpx.Response) -> httpx.Response:
+        return whole(answer, _LARGEST_MANIFEST, str(self.reference))
 
     @property
     def _name(self) -> str:
@@ -297,47 +309,28 @@ class Repository:
         url = httpx.URL(urljoin(self._root, path))
         if parameters := options.pop("params", None):
             url = url.copy_merge_params(parameters)
-        answer = self._client.request(method, url, headers={**headers, **self._authorization}, **options)
+        answer = self._sent(method, url, headers={**headers, **self._authorization}, **options)
         if answer.status_code == 401 and self._authorize(answer):
-            answer = self._client.request(method, url, headers={**headers, **self._authorization}, **options)
+            answer = self._sent(method, url, headers={**headers, **self._authorization}, **options)
         return answer
+
+    def _sent(self, method: str, url: httpx.URL | str, **options: Any) -> httpx.Response:
+        with self._client.stream(method, url, **options) as answer:
+            return self._whole(answer)
 
     def _authorize(self, answer: httpx.Response) -> bool:
         kind, _, rest = answer.headers.get("WWW-Authenticate", "").partition(" ")
-        basic = (self._credentials.user, self._credentials.secret) if self._credentials else None
+        basic = self._credentials.basic if self._credentials else None
         if kind.lower() == "basic" and basic:
             request = next(httpx.BasicAuth(*basic).auth_flow(httpx.Request("GET", self._root)))
             self._authorization = {"Authorization": request.headers["Authorization"]}
             return True
         if kind.lower() == "bearer":
-            self._authorization = {
-                "Authorization": f"Bearer {self._token(dict(_CHALLENGE.findall(rest)), basic)}"
-            }
+            challenge = dict(_CHALLENGE.findall(rest))
+            token = ask_token(self._sent, challenge, self.reference, self._actions, self._credentials)
+            self._authorization = {"Authorization": f"Bearer {token}"}
             return True
         return False
-
-    def _token(self, challenge: dict[str, str], basic: tuple[str, str] | None) -> str:
-        """Ask the service that the registry names for a token."""
-        realm = challenge.pop("realm", "")
-        if not realm.startswith("https://") and not self.reference.is_loopback:
-            raise PushError("its token service has no TLS", where=str(self.reference))
-        scope = f"repository:{self._name}:{self._actions}"
-        try:
-            answer = self._client.get(realm, params={**challenge, "scope": scope}, auth=basic)
-        except httpx.InvalidURL as error:
-            raise PushError(
-                f"its token service has no address: {error}", where=str(self.reference)
-            ) from error
-        if answer.status_code != 200:
-            raise PushError(
-                f"its token service answers {answer.status_code}",
-                where=str(self.reference),
-                hint=f"run `docker login {self.reference.registry}`",
-            )
-        try:
-            return token_of(answer.json())
-        except (ValueError, RecursionError) as error:
-            raise PushError("its token service gives no token", where=str(self.reference)) from error
 
     def _unreachable(self, error: Exception) -> PushError:
         hint = "check the name and the network, then try again: what arrived is not sent twice"

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import pytest
 
+from imagegen.credentials import find_credentials
 from imagegen.errors import PushError
 from imagegen.reference import Reference
 from imagegen.registry import Repository
@@ -127,6 +132,109 @@ class TestTokens:
             registry.answers["GET /v2/"] = (401, {"WWW-Authenticate": f'Bearer realm="{realm}"'}, b"")
             with registry.open():
                 pass
+
+
+class TestIdentityTokens:
+    @pytest.mark.parametrize("auth", [{}, {"auth": base64.b64encode(b"ci:").decode()}])
+    def test_one_is_posted_for_a_token(self, tmp_path: Path, auth: dict[str, str]) -> None:
+        entry = {"identitytoken": "of+ours", **auth}
+        (tmp_path / "config.json").write_text(json.dumps({"auths": {"r.example": entry}}))
+        posted: list[dict[str, list[str]]] = []
+
+        class Service(Expiring):
+            def do_GET(self) -> None:
+                if self.headers.get("Authorization") == "Bearer fresh":
+                    return self.answer(200, b"")
+                place = f"http://127.0.0.1:{self.server.server_address[1]}/token"  # type: ignore[index]  # a pair
+                self.send_response(401)
+                self.send_header("WWW-Authenticate", f'Bearer realm="{place}",service="x"')
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return None
+
+            def do_POST(self) -> None:
+                posted.append(parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode()))
+                self.answer(200, b'{"access_token": "fresh"}')
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Service)
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        found = find_credentials("r.example", tmp_path)
+        reference = Reference.parse(f"127.0.0.1:{server.server_port}/dev")
+        with Repository(reference, found, lambda _: None, actions="pull"):
+            pass
+        server.shutdown()
+        server.server_close()
+
+        assert "of+ours" not in repr(found)
+        assert posted == [{"service": ["x"], "scope": ["repository:dev:pull"], "client_id": ["lockstock"],
+                           "grant_type": ["refresh_token"], "refresh_token": ["of+ours"]}]  # fmt: skip
+
+
+class TestBodies:
+    """Of a body that has no use, or no end, no more is held than a manifest may have."""
+
+    LIMIT = 100_000
+
+    @pytest.fixture(autouse=True)
+    def small(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("imagegen.registry._LARGEST_MANIFEST", self.LIMIT)
+
+    @pytest.mark.parametrize("status", [200, 206, 400, 404, 401])
+    def test_a_large_one(self, status: int, tmp_path: Path) -> None:
+        (tmp_path / "blob").write_bytes(BLOB)
+        with Fake() as registry, registry.open() as repository:
+            for path in ("POST /v2/dev/blobs/uploads/", "GET /v2/dev/manifests/latest"):
+                registry.answers[path] = (status, {}, bytes(self.LIMIT + 1))
+            with pytest.raises(PushError, match="more than 100000 bytes"):
+                repository.upload(DIGEST, tmp_path / "blob")
+            with pytest.raises(PushError, match="more than 100000 bytes"):
+                repository.manifest("latest")
+
+    def test_one_that_is_packed(self) -> None:
+        body = gzip.compress(bytes(self.LIMIT + 1))
+        with Fake() as registry, registry.open() as repository:
+            registry.answers["GET /v2/dev/manifests/latest"] = (400, {"Content-Encoding": "gzip"}, body)
+            with pytest.raises(PushError, match="more than 100000 bytes"):
+                repository.manifest("latest")
+
+    def test_of_a_token_service(self) -> None:
+        with Fake() as registry:
+            place = f"http://{registry.host}/token"
+            registry.answers["GET /v2/"] = (401, {"WWW-Authenticate": f'Bearer realm="{place}"'}, b"")
+            path = "GET /token?scope=repository%3Adev%3Apull%2Cpush"
+            registry.answers[path] = (200, {}, bytes(self.LIMIT + 1))
+            with pytest.raises(PushError, match="more than 100000 bytes"), registry.open():
+                pass
+
+    def test_of_a_redirect_is_not_read(self) -> None:
+        class Endless(Expiring):
+            def do_GET(self) -> None:
+                if self.path == "/v2/":
+                    self.answer(200, b"")
+                elif self.path == "/there":
+                    self.answer(200, BLOB)
+                else:  # promises what never comes: to read it is to wait for it
+                    self.answer(307, b"begun", length=1 << 40, Location="/there")
+                    released.wait(60)
+
+        released = threading.Event()
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Endless)
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        place = Reference.parse(f"127.0.0.1:{server.server_port}/dev")
+        started = time.monotonic()
+        with Repository(place, None, lambda _: None) as repository:
+            assert b"".join(repository.pieces(DIGEST)) == BLOB
+        released.set()
+        server.shutdown()
+
+        assert time.monotonic() - started < 30
+
+    def test_the_reason_is_still_told(self) -> None:
+        body = gzip.compress(b'{"errors": [{"message": "not today"}]}')
+        with Fake() as registry, registry.open() as repository:
+            registry.answers["GET /v2/dev/manifests/latest"] = (400, {"Content-Encoding": "gzip"}, body)
+            with pytest.raises(PushError, match="not today"):
+                repository.manifest("latest")
 
 
 class TestCuts:
