@@ -23,6 +23,8 @@ _SUITE = re.compile(r"[a-z0-9][a-z0-9.-]*")
 _DEBIAN_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+")
 _REFERENCE = re.compile(r"[a-z0-9](?:[\w.:/-]*\w)?(?:@sha256:[0-9a-f]{64})?", re.ASCII)
 _TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
+# A component of a repository's name, by the OCI distribution specification.
+_COMPONENT = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,30}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _ECOSYSTEM_PACKAGES: Mapping[Ecosystem, tuple[str, ...]] = {
@@ -160,7 +162,7 @@ def _image(name: str, table: Table, config: Config) -> ImageSpec:
     project = table.string("project", None)
     locks = _locks(table, config)
     spec = ImageSpec(
-        name=check_name(table, name),
+        name=_name(table, name),
         base=_complete(_base(table, folder), locks, config),
         locks=locks,
         python=table.string("python", None),
@@ -178,6 +180,14 @@ def _image(name: str, table: Table, config: Config) -> ImageSpec:
     )
     table.finish()
     return spec
+
+
+def _name(table: Table, name: str) -> str:
+    if not _COMPONENT.fullmatch(check_name(table, name)):
+        raise table.fault(
+            "", f"{name!r} cannot name an image: one . or at most two _ between letters or digits"
+        )
+    return name
 
 
 def _base(table: Table, folder: Path) -> AnyBase:

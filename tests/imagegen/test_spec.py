@@ -201,3 +201,18 @@ def test_the_first_target_that_fits_the_host_is_chosen(tmp_path: Path) -> None:
     assert choose_target(config, replace(spec, python="3.13"), "x86_64") == Target("3.13.1")
     with pytest.raises(ConfigError, match=r"no configured target is Python 3\.12 on aarch64"):
         choose_target(config, replace(spec, python="3.12"), "aarch64")
+
+
+@pytest.mark.parametrize("name", ["a..b", "a.-b", "a___b", "a_.b", "a-_b"])
+def test_a_name_that_no_registry_takes(tmp_path: Path, name: str) -> None:
+    config = load(tmp_path, f'[images."{name}"]\nbase = "debian:bookworm"\nlocks = ["app"]\n')
+
+    with pytest.raises(ConfigError, match="cannot name an image"):
+        load_images(config)
+
+
+@pytest.mark.parametrize("name", ["a.b", "a_b", "a__b", "a---b", "a.b_c-d"])
+def test_a_name_that_registries_take(tmp_path: Path, name: str) -> None:
+    config = load(tmp_path, f'[images."{name}"]\nbase = "debian:bookworm"\nlocks = ["app"]\n')
+
+    assert [spec.name for spec in load_images(config)] == [name]
