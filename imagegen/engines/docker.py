@@ -179,7 +179,7 @@ class DockerEngine:
                     where=base.name,
                     hint="a base needs Python 3 with venv, git and ca-certificates",
                 ) from error
-        return Facts(**json.loads(output))
+        return facts_of(output, base.name)
 
     def _probed(self, image: str) -> bytes:
         """Run the probe; the container goes also where it cannot even be started."""
@@ -270,6 +270,18 @@ def _pinned(reference: str, image: Image) -> Base:
     if pinned:
         return Base(name=reference, reference=pinned, digest=pinned.partition("@")[2])
     return Base(name=reference, reference=str(image.id), digest=str(image.id))
+
+
+def facts_of(output: bytes, where: str) -> Facts:
+    """Read what the probe printed, after whatever the base's Python prints first. Raises UnfitBaseError."""
+    try:
+        return Facts(**json.loads(output.splitlines()[-1]))
+    except (ValueError, IndexError, TypeError, RecursionError) as error:
+        raise UnfitBaseError(
+            "its python3 does not print what it is asked for",
+            where=where,
+            hint="look for a sitecustomize or a .pth file of the base that prints",
+        ) from error
 
 
 def _split_tag(reference: str) -> tuple[str, str]:

@@ -2,17 +2,20 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from imagegen import bases
-from imagegen.errors import BaseError
+from imagegen.engines.docker import Facts, facts_of
+from imagegen.errors import BaseError, UnfitBaseError
 from imagegen.live import Silent
 from imagegen.spec import DebianBase
 
@@ -144,3 +147,30 @@ def test_killed_in_the_middle_and_run_again(tmp_path: Path, pretend: Path) -> No
     assert (tmp_path / "tidy").read_text() == "tidied\n"
     assert made.path.read_text() == "whole"
     assert sorted(file.name for file in (tmp_path / "bases").iterdir()) == [".lock", made.path.name]
+
+
+class TestFacts:
+    FACTS = Facts(
+        python="3.11.2",
+        arch="x86_64",
+        libc="glibc",
+        libc_version="2.36",
+        git=True,
+        venv=True,
+        ca=True,
+        node=False,
+    )
+
+    def test_a_base_that_prints_first(self) -> None:
+        output = b"hello from sitecustomize\n{}\n" + json.dumps(asdict(self.FACTS)).encode() + b"\n"
+
+        assert facts_of(output, "docker:chatty") == self.FACTS
+
+    @pytest.mark.parametrize(
+        "output", [b"", b"\n", b"bye\n", b"[]\n", b"{}\n", b'{"python": 1, "x": 2}', b"\xff"]
+    )
+    def test_a_base_that_prints_something_else(self, output: bytes) -> None:
+        with pytest.raises(UnfitBaseError, match="does not print") as caught:
+            facts_of(output, "docker:chatty")
+
+        assert caught.value.where == "docker:chatty"
