@@ -23,6 +23,8 @@ EPOCH = 315532800
 CREATED = "1980-01-01T00:00:00Z"
 # How many bytes a layer is before it is compressed, as an annotation.
 UNPACKED = "io.lockstock.layer.unpacked"
+# How many of the newest images of a name, for each platform, stay in a mirror.
+KEPT = 3
 LAYOUT_FILE = b'{"imageLayoutVersion":"1.0.0"}'
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 # What a Dockerfile's image has from its base without a word.

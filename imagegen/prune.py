@@ -21,13 +21,12 @@ from imagegen.basesources import IMAGES
 from imagegen.debslock import DebsLock, LockedBase
 from imagegen.layers import Layers
 from imagegen.lockbase import debs_store
-from imagegen.oci import Image, ImageLayout, Surplus
+from imagegen.oci import KEPT, Image, ImageLayout, Surplus
 from imagegen.plan import REPOSITORY
 from imagegen.spec import DebianBase, ImageSpec, load_images
 from mirror.config import Config
 from mirror.store import disk_errors
 
-KEPT = 3
 _SETTLING = 3600
 _BASE_DIGEST = "org.opencontainers.image.base.digest"
 

@@ -28,7 +28,7 @@ from imagegen.layers import Content, Layer, Layers
 from imagegen.live import Progress
 from imagegen.nodemodules import NodeModules, posix
 from imagegen.nodeproject import tell_of_scripts
-from imagegen.oci import Image, ImageLayout, make_image
+from imagegen.oci import KEPT, Image, ImageLayout, make_image
 from imagegen.plan import HOME, ImagePlan
 from imagegen.referrers import Referrer
 from imagegen.rootfs import RootFs
@@ -38,7 +38,6 @@ from lockfiles.target import Target
 from mirror.store import Store, disk_errors
 
 _CHUNK = 1 << 20
-_KEPT = 3
 
 Attest = Callable[[Image, Contents], Iterable[Referrer]]
 
@@ -113,7 +112,7 @@ class DirectEngine:
             # What the base lists is true of the last of its layers.
             contents = _contents(work, groups, layers[len(lowest) - 1 :])
             self.layout.add(whole, [plan.reference], attest(whole, contents))
-            self.layout.prune(_KEPT)
+            self.layout.prune(KEPT)
             self._layers.forget_lost()
         return whole
 
