@@ -6,6 +6,7 @@ import platform
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 from typing import cast, get_args
 from urllib.parse import SplitResult, urlsplit
@@ -27,6 +28,7 @@ _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 _PREFIX = re.compile(r"(?:[A-Za-z0-9_-][A-Za-z0-9._-]*(?:/[A-Za-z0-9_-][A-Za-z0-9._-]*)*)?")
 # Those of this user are the snapshots'.
 _INDEX = re.compile(r"(?!lockstock/)[A-Za-z0-9_][A-Za-z0-9._-]*/[A-Za-z0-9_][A-Za-z0-9._-]*")
+_DEVPI_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?")
 
 
@@ -93,6 +95,23 @@ class ObjectStoreSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteDevpiSpec:
+    """A devpi-server elsewhere to publish to, by uploads. `index` is the stable one that clients know.
+
+    The password of `user`, who owns the indexes, is never in the file.
+    """
+
+    url: str
+    user: str
+    index: str = "current"
+
+    @property
+    def place(self) -> str:
+        """Name it in a message."""
+        return f"{self.url}/{self.user}/{self.index}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HookSpec:
     """Shell commands to run when a refresh failed, and when it changed what is served."""
 
@@ -114,6 +133,7 @@ class Config:
     port: int
     url: str
     concurrency: int
+    per_host: int
     max_file_size: int
     tools: tuple[str, ...]
     targets: tuple[Target, ...]
@@ -121,6 +141,7 @@ class Config:
     upstreams: tuple[UpstreamSpec, ...]
     hooks: HookSpec = field(default_factory=HookSpec)
     object_store: ObjectStoreSpec | None = None
+    remote_devpi: RemoteDevpiSpec | None = None
     private: bool = False
     in_house: tuple[str, ...] = ()
 
@@ -156,7 +177,8 @@ def _config(file: Path, document: Table) -> Config:
         url=_url(mirror),
         private=mirror.boolean("private", False),
         in_house=_in_house(mirror),
-        concurrency=mirror.integer("concurrency", 16, minimum=1),
+        concurrency=mirror.integer("concurrency", 32, minimum=1),
+        per_host=mirror.integer("per_host", 16, minimum=1),
         max_file_size=mirror.integer("max_file_size", 4 << 30, minimum=1),
         tools=_tools(mirror),
         targets=_targets(document.table("targets"), _bases(document)),
@@ -167,6 +189,9 @@ def _config(file: Path, document: Table) -> Config:
         hooks=_hooks(document.table("hooks")),
         object_store=_object_store(document.table("object_store"))
         if "object_store" in document.value
+        else None,
+        remote_devpi=_remote_devpi(document.table("remote_devpi"))
+        if "remote_devpi" in document.value
         else None,
     )
     mirror.finish()
@@ -330,6 +355,36 @@ def _object_store(table: Table) -> ObjectStoreSpec:
         if not form.fullmatch(value):
             raise table.fault(key, "has characters that do not belong there")
     return spec
+
+
+def _remote_devpi(table: Table) -> RemoteDevpiSpec:
+    url = table.parsed("url", _guarded_url)
+    if url is None:
+        raise table.fault("url", "is missing", "give the URL of the devpi-server to publish to")
+    spec = RemoteDevpiSpec(url=url, user=table.string("user"), index=table.string("index", "current"))
+    table.finish()
+    for key, value in (("user", spec.user), ("index", spec.index)):
+        if not _DEVPI_NAME.fullmatch(value):
+            raise table.fault(key, "is not the name of a user or an index of devpi")
+    if spec.index.startswith("s-"):
+        raise table.fault("index", "may not begin with 's-', as those of the snapshots do")
+    return spec
+
+
+def _guarded_url(text: str) -> str:
+    """Check a URL that a password is sent to: no stranger may listen on the way."""
+    url = _open_url(text)
+    parts = _split(url)
+    if parts.scheme != "https" and not _is_near(parts.hostname or ""):
+        raise ValueError("must be an https URL, but for addresses of this machine or a private network")
+    return url
+
+
+def _is_near(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_private
+    except ValueError:
+        return False
 
 
 def _open_url(text: str) -> str:

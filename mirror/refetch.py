@@ -14,7 +14,7 @@ from mirror.snapshot import Stocked
 from mirror.store import Expected
 from mirror.upstream.clients import CLIENTS
 from mirror.upstream.fetch import fetch
-from mirror.upstream.session import Upstream, connect
+from mirror.upstream.session import Upstream, bounds_of, connect
 
 _NO_PLACE = "no snapshot says where it came from"
 
@@ -29,9 +29,10 @@ def refetch(config: Config, missing: Mapping[str, tuple[Stocked, ...]]) -> dict[
 
 async def _refetch(config: Config, missing: Mapping[str, tuple[Stocked, ...]]) -> dict[str, str]:
     async with AsyncExitStack() as stack:
+        bounds = bounds_of(config)
         upstreams = {
             ecosystem: await stack.enter_async_context(
-                connect(config, CLIENTS[Ecosystem(ecosystem)].settings(config.upstreams))
+                connect(config, CLIENTS[Ecosystem(ecosystem)].settings(config.upstreams), bounds)
             )
             for ecosystem in sorted({files[0].ecosystem for files in missing.values()})
         }
@@ -46,7 +47,7 @@ async def _one(config: Config, upstream: Upstream, files: tuple[Stocked, ...]) -
     reason = _NO_PLACE
     for url in dict.fromkeys(file.url for file in files if file.url):
         try:
-            async with upstream.gate:
+            async with upstream.bounds.turn(url):
                 await _fetch(config, upstream, files[0], url)
         except LockstockError as error:
             reason = str(error)

@@ -24,7 +24,7 @@ from mirror.store import Expected
 from mirror.upstream.clients import CLIENTS
 from mirror.upstream.fetch import Advance, fetch
 from mirror.upstream.locate import LocatedFiles, locate
-from mirror.upstream.session import Upstream, connect
+from mirror.upstream.session import Upstream, bounds_of, connect
 from mirror.upstream.settings import redact
 
 Begin = Callable[[Plan], Advance]
@@ -76,6 +76,7 @@ class Stockist:
         self._held_names = {a.filename: a for a in previous.artifacts} if previous else {}
         self._stack = stack
         self._connections: dict[Ecosystem, Upstream] = {}
+        self._bounds = bounds_of(config)
 
     async def plan(self, orders: Iterable[Order]) -> Planned:
         """Locate and select; an order that cannot be met fails alone."""
@@ -210,15 +211,13 @@ class Stockist:
 
         async def one(item: Wanted) -> str | LockstockError:
             upstream = upstreams[item.package.ecosystem]
-            async with upstream.gate:
-                try:
+            try:
+                async with upstream.bounds.turn(item.artifact.url or ""):
                     return await self._fetch(upstream, item, advance)
-                except LockstockError as error:
-                    return error
-                except Exception as error:  # whatever hostile data may cause, it ends one file, not the run
-                    return UpstreamError(
-                        f"cannot be taken: {type(error).__name__}: {error}", where=item.label
-                    )
+            except LockstockError as error:
+                return error
+            except Exception as error:  # whatever hostile data may cause, it ends one file, not the run
+                return UpstreamError(f"cannot be taken: {type(error).__name__}: {error}", where=item.label)
 
         return dict(zip(items, await asyncio.gather(*map(one, items)), strict=True))
 
@@ -249,7 +248,7 @@ class Stockist:
         if ecosystem not in self._connections:
             settings = CLIENTS[ecosystem].settings(self._config.upstreams)
             self._connections[ecosystem] = await self._stack.enter_async_context(
-                connect(self._config, settings)
+                connect(self._config, settings, self._bounds)
             )
         return self._connections[ecosystem]
 

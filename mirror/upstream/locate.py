@@ -223,7 +223,7 @@ async def _page(
 
 
 async def _ask(upstream: Upstream, url: str) -> httpx.Response | None:
-    async with upstream.gate:
+    async with upstream.bounds.turn(url):
         return await get(upstream.client, url, upstream.retries, headers={"Accept": ACCEPT})
 
 

@@ -43,7 +43,7 @@ async def files_of(package: Package, upstream: Upstream) -> tuple[Artifact, ...]
     known = False
     for registry in registries:
         url = f"{registry.rstrip('/')}/{quote(package.name, safe='@')}"
-        async with upstream.gate:
+        async with upstream.bounds.turn(url):
             page = await get(upstream.client, url, upstream.retries, headers={"Accept": _ACCEPT})
         if page is not None:
             known = True

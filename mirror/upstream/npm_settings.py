@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 from base64 import b64decode, b64encode
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ from urllib.request import getproxies
 
 from mirror.config import UpstreamSpec
 from mirror.errors import UpstreamError
-from mirror.upstream.settings import UpstreamSettings
+from mirror.upstream.settings import UpstreamSettings, ask
 
 _SCOPE = re.compile(r"(@[^:/]+):registry")
 _SECRET = re.compile(
@@ -57,9 +56,7 @@ def npm_settings(specs: Collection[UpstreamSpec]) -> UpstreamSettings:
 
 def _ask() -> dict[str, Any] | None:
     try:
-        answer = subprocess.run(
-            ["npm", "config", "list", "--long", "--json"], capture_output=True, text=True, check=False
-        )
+        answer = ask("npm", ["npm", "config", "list", "--long", "--json"])
     except FileNotFoundError:
         return None
     try:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import httpx
 
 from mirror.config import Config
+from mirror.upstream.bounds import Bounds
 from mirror.upstream.http import http_client
 from mirror.upstream.settings import UpstreamSettings, pip_settings
 
@@ -18,14 +19,14 @@ _RETRIES_AT_MOST = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upstream:
-    """What is needed to ask. `gate` bounds the requests at a time, `max_file_size` is in bytes.
+    """What is needed to ask. `bounds` are on the requests at a time, `max_file_size` is in bytes.
 
     `links` are the pages of links that were asked for, which are the same for every package.
     """
 
     client: httpx.AsyncClient
     settings: UpstreamSettings
-    gate: asyncio.Semaphore
+    bounds: Bounds
     max_file_size: int
     links: dict[str, asyncio.Task[httpx.Response | None]] = field(default_factory=dict)
 
@@ -36,9 +37,23 @@ class Upstream:
 
 
 @asynccontextmanager
-async def connect(config: Config, settings: UpstreamSettings | None = None) -> AsyncIterator[Upstream]:
-    """Open the upstreams that these settings name, or else the user's own pip. Raises UpstreamError."""
+async def connect(
+    config: Config, settings: UpstreamSettings | None = None, bounds: Bounds | None = None
+) -> AsyncIterator[Upstream]:
+    """Open the upstreams that these settings name, or else the user's own pip. Raises UpstreamError.
+
+    Those of one run share its bounds.
+    """
     settings = settings or pip_settings(config.upstreams)
     async with http_client(settings, config.concurrency) as client:
-        gate = asyncio.Semaphore(config.concurrency)
-        yield Upstream(client=client, settings=settings, gate=gate, max_file_size=config.max_file_size)
+        yield Upstream(
+            client=client,
+            settings=settings,
+            bounds=bounds or bounds_of(config),
+            max_file_size=config.max_file_size,
+        )
+
+
+def bounds_of(config: Config) -> Bounds:
+    """Give new bounds for a run."""
+    return Bounds(config.concurrency, config.per_host)

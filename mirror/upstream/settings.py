@@ -11,7 +11,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from urllib.parse import urlsplit, urlunsplit
@@ -31,6 +31,7 @@ o, _ = parser.parse_args([])
 keys = "index_url extra_index_urls find_links no_index cert client_cert trusted_hosts proxy timeout retries"
 print(json.dumps({key: getattr(o, key) for key in keys.split()}))
 """
+_LONGEST_ANSWER = 60  # seconds
 _VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)\}")
 
 
@@ -76,9 +77,7 @@ def is_pinned(name: str, specs: Iterable[UpstreamSpec]) -> bool:
 
 def pip_settings(specs: Collection[UpstreamSpec]) -> UpstreamSettings:
     """Ask pip for its settings; what lockstock.toml names goes before. Raises UpstreamError."""
-    answer = subprocess.run(
-        [sys.executable, "-P", "-c", _ASK_PIP], capture_output=True, text=True, check=False
-    )
+    answer = ask("pip", [sys.executable, "-P", "-c", _ASK_PIP])
     if answer.returncode:
         reason = answer.stderr.strip().splitlines()[-1:] or ["no answer"]
         raise UpstreamError(
@@ -98,6 +97,17 @@ def pip_settings(specs: Collection[UpstreamSpec]) -> UpstreamSettings:
         timeout=float(said["timeout"]),
         retries=int(said["retries"]),
     )
+
+
+def ask(client: str, words: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Run a command that tells the settings of a client. Raises FileNotFoundError and UpstreamError."""
+    try:
+        return subprocess.run(words, capture_output=True, text=True, check=False, timeout=_LONGEST_ANSWER)
+    except subprocess.TimeoutExpired as error:
+        raise UpstreamError(
+            f"{client} does not tell its settings in {_LONGEST_ANSWER} s",
+            hint=f"see what `{client} config list` waits for",
+        ) from error
 
 
 def redact(url: str) -> str:

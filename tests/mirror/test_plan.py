@@ -7,6 +7,8 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
+
 from lockfiles.model import Artifact, Digest, Package
 from lockfiles.select import Choice, Selection
 from lockfiles.target import Target
@@ -43,8 +45,9 @@ def test_each_file_once_the_largest_first_and_what_is_held_not_at_all() -> None:
     assert make_plan((second, first), held) == plan
 
 
+@pytest.mark.parametrize("key", ["concurrency", "per_host"])
 def test_as_many_requests_at_a_time_as_are_allowed_and_no_more(
-    project: Project, index: IndexServer, wheels: Path
+    project: Project, index: IndexServer, wheels: Path, key: str
 ) -> None:
     counted, now, most = threading.Lock(), 0, 0
 
@@ -62,7 +65,7 @@ def test_as_many_requests_at_a_time_as_are_allowed_and_no_more(
     files = [make_wheel(wheels, f"p{n}", "1.0", files={"x": noise.randbytes(1 + 1000 * n)}) for n in range(9)]
     pages = [f"/simple/p{n}/" for n in range(9)]
     index.faults = dict.fromkeys([*pages, *(f"/files/{file.name}" for file in files)], slowly)
-    project.configure(mirror="concurrency = 3")
+    project.configure(mirror=f"{key} = 3")
     project.lock(*files)
     assert project.refreshed()["fetched"] == 9
     assert most == 3

@@ -9,6 +9,7 @@ import pytest
 
 from mirror.config import UpstreamSpec
 from mirror.errors import UpstreamError
+from mirror.upstream import settings
 from mirror.upstream.settings import UpstreamSettings, pip_settings, redact
 
 
@@ -71,6 +72,12 @@ def test_a_pip_that_cannot_tell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(UpstreamError, match="pip cannot tell"):
         ask()
+
+
+def test_a_client_that_never_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "_LONGEST_ANSWER", 0.2)
+    with pytest.raises(UpstreamError, match=r"npm does not tell its settings in 0\.2 s"):
+        settings.ask("npm", ["sleep", "60"])
 
 
 @pytest.mark.parametrize(
