@@ -79,11 +79,13 @@ def build(
 
     It is for this host's platform, or for each of those named (linux/arm64), and then one index
     lists them. Without an output it is loaded into the Docker engine if one answers, and stays in the
-    mirror's own image layout in any case. Raises UnsupportedError where a plan needs a container.
+    mirror's own image layout in any case. Raises UnsupportedError where a plan needs a
+    container, and PlaceError.
     """
-    started = time.monotonic()
+    started, machines = time.monotonic(), _machines(config, platforms)
+    _check_place(output, machines)
     signer, engine = _signer(spec), direct_engine(config, spec.compression)
-    made = [_standing(config, spec, engine, machine, progress) for machine in _machines(config, platforms)]
+    made = [_standing(config, spec, engine, machine, progress) for machine in machines]
     for one in made:
         signer(engine, one.image)
     digest, (place, size) = made[0].image.digest, ("", 0)
@@ -114,6 +116,18 @@ def _machines(config: Config, platforms: Sequence[str]) -> Sequence[str]:
     return list(dict.fromkeys(machine_of(config, platform) for platform in platforms)) or [""]
 
 
+def _check_place(output: Output | None, machines: Sequence[str]) -> None:
+    """Raise PlaceError, before anything is built, where the place cannot take what is asked for."""
+    if output and output.kind != "oci" and len(machines) > 1:
+        raise PlaceError(
+            "an image of several platforms goes into a layout or a registry only",
+            where=str(output),
+            hint="use -o oci:DIR or `imagegen push`, or name one --platform",
+        )
+    if output and output.kind == "tar" and output.path and output.path.is_dir():
+        raise PlaceError("it is a folder", where=str(output), hint="name a file after tar:")
+
+
 def _standing(
     config: Config, spec: ImageSpec, engine: DirectEngine, machine: str, progress: Progress
 ) -> _Standing:
@@ -131,13 +145,8 @@ def _deliver_index(
 ) -> tuple[str, int]:
     if output is None:
         return f"oci:{engine.layout.root}", whole.size
+    assert output.path is not None  # noqa: S101 - for the type checker: _check_place lets only layouts by
     plan = plan_of([one.draft.plan for one in made])
-    if output.kind != "oci" or output.path is None:
-        raise PlaceError(
-            "an image of several platforms goes into a layout or a registry only",
-            where=str(output),
-            hint="use -o oci:DIR or `imagegen push`, or name one --platform",
-        )
     write_index(whole, engine.layout, (plan.reference, f"{plan.repository}:{LATEST}"), output.path)
     return str(output), whole.size
 

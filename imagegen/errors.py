@@ -110,7 +110,7 @@ class SigningKeyError(LockstockError):
 
 
 class PlaceError(LockstockError):
-    """Where an image is to go cannot take it: it is for several platforms."""
+    """Where an image is to go cannot take it: it is for several platforms, or that is a folder."""
 
     exit_code = 76
 

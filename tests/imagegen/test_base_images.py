@@ -531,14 +531,24 @@ class TestPlatforms:
             accept = {"Accept": "application/vnd.oci.image.index.v1+json"}
             assert registry.get("team/dev/manifests/1", headers=accept).json() == index
 
-    def test_an_engine_takes_one_platform_only(self, made: StockedProject) -> None:
+    @pytest.mark.parametrize("place", ["tar:x.tar", "docker"])
+    def test_an_engine_takes_one_platform_only(self, made: StockedProject, place: str) -> None:
         (made.folder / "lockstock.toml").write_text(CONFIG.format(base="oci:../base:1") + "compile = false\n")
         platforms = ("--platform", "linux/amd64", "--platform", "linux/arm64")
 
-        ended = ran(made, "build", "dev", *platforms, "-o", "tar:x.tar")
+        ended = ran(made, "build", "dev", *platforms, "-o", place)
 
         assert ended.returncode == 76
         assert "several platforms" in ended.stderr
+        assert "assembling" not in ended.stderr
+        assert not (made.folder / "mirror" / "oci").exists()
+
+    def test_a_folder_is_no_file(self, made: StockedProject) -> None:
+        ended = ran(made, "build", "dev", "-o", "tar:.")
+
+        assert ended.returncode == 76
+        assert "tar:.: it is a folder" in ended.stderr
+        assert "assembling" not in ended.stderr
 
     def test_a_platform_that_is_no_target(self, made: StockedProject) -> None:
         ended = ran(made, "build", "dev", "--platform", "linux/s390x")
