@@ -145,11 +145,8 @@ def push(
         for image in images:
             directing.sign(loaded, spec, image)
         tags = [tags_of(target, tag or (), plan) for target in targets]
-        pushed = [
-            pushing.push_all(images, layout, target, names, progress)
-            for target, names in zip(targets, tags, strict=True)
-        ]
-    pushing.write_lock(loaded.file.parent / pushing.LOCK, name, pushed)
+        file, wanted = loaded.file.parent / pushing.LOCK, zip(targets, tags, strict=True)
+        pushed = pushing.push_each(file, name, images, layout, wanted, progress)
     if as_json:
         print_json([asdict(one) for one in pushed])
         return

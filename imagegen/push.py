@@ -19,6 +19,7 @@ from imagegen.platforms import ImageIndex
 from imagegen.reference import Reference
 from imagegen.referrers import EMPTY, MANIFEST_TYPE
 from imagegen.registry import Repository
+from lockfiles.errors import LockError
 from mirror.console import human_size
 from mirror.store import write_atomically
 
@@ -124,22 +125,63 @@ def push_all(
     )
 
 
-def read_lock(file: Path, name: str) -> str | None:
-    """Give the reference with the digest by which an image can be pulled, if images.lock has one."""
+def push_each(
+    file: Path,
+    name: str,
+    images: Sequence[Image],
+    layout: ImageLayout,
+    targets: Iterable[tuple[Reference, Iterable[str]]],
+    progress: Progress,
+) -> list[Pushed]:
+    """Push an image to all these with their tags, and note them in images.lock.
+
+    What was pushed before one failed is noted, too. Raises LockError before anything is sent, and PushError.
+    """
+    _locked(file)
+    pushed: list[Pushed] = []
     try:
-        return str(json.loads(file.read_text(encoding="utf-8"))["images"][name][0]["reference"])
-    except (FileNotFoundError, ValueError, KeyError, IndexError, TypeError):
-        return None
+        for target, tags in targets:
+            pushed.append(push_all(images, layout, target, tags, progress))
+    finally:
+        if pushed:
+            write_lock(file, name, pushed)
+    return pushed
+
+
+def read_lock(file: Path, name: str) -> str | None:
+    """Give the reference with the digest by which an image can be pulled, if images.lock has one.
+
+    Raises LockError.
+    """
+    return next((str(entry["reference"]) for entry in _locked(file).get(name, ())), None)
 
 
 def write_lock(file: Path, name: str, pushed: Iterable[Pushed]) -> None:
-    """Note in images.lock by which digests an image can be pulled; other images keep theirs."""
-    try:
-        images = dict(json.loads(file.read_text(encoding="utf-8"))["images"])
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        images = {}
+    """Note in images.lock by which digests an image can be pulled; other images keep theirs.
+
+    Raises LockError where it cannot be read.
+    """
+    images = _locked(file)
     images[name] = [{"reference": one.reference, "tags": asdict(one)["tags"]} for one in pushed]
     write_atomically(file, (json.dumps({"images": images}, indent=1, sort_keys=True) + "\n").encode())
+
+
+def _locked(file: Path) -> dict[str, list[dict[str, object]]]:
+    """Give what images.lock has for each image; nothing where it is not there."""
+    try:
+        images = json.loads(file.read_text(encoding="utf-8"))["images"]
+        if all(isinstance(entry["reference"], str) for entries in images.values() for entry in entries):
+            return dict(images)
+    except FileNotFoundError:
+        return {}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _damaged(file) from error
+    raise _damaged(file)
+
+
+def _damaged(file: Path) -> LockError:
+    hint = "take it from version control again, or delete it and push each image again"
+    return LockError("it is damaged: it does not say which images were pushed", where=str(file), hint=hint)
 
 
 class _Memory:

@@ -19,10 +19,12 @@ import pytest
 from imagegen import credentials
 from imagegen.credentials import Credentials, find_credentials
 from imagegen.errors import BadReferenceError, PushError
-from imagegen.push import tags_of, write_lock
+from imagegen.live import Silent
+from imagegen.push import push_each, read_lock, tags_of, write_lock
 from imagegen.reference import Reference
 from imagegen.referrers import MANIFEST_TYPE
 from imagegen.registry import Repository
+from lockfiles.errors import LockError
 from tests.imagegen.registries import (
     AUTH,
     PLAN,
@@ -33,6 +35,7 @@ from tests.imagegen.registries import (
     docker_config,
     write_certificate,
 )
+from tests.imagegen.test_referrers import Fake
 
 
 @pytest.fixture
@@ -333,6 +336,49 @@ def test_images_lock_keeps_the_others(registry: Registry, made: Made, tmp_path: 
 
     assert sorted(images) == ["dev", "other"]
     assert images["dev"] == [{"reference": f"{registry.host}/dev@{made.image.digest}", "tags": ["latest"]}]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", '{"images": 1}', '{"images": {"dev": 1}}', '{"images": {"dev": [{}]}}',
+             '{"images": {"dev": [{"reference": 1}]}}', "\xff"],
+)  # fmt: skip
+def test_a_damaged_images_lock_is_not_taken_as_empty(tmp_path: Path, made: Made, text: str) -> None:
+    file = tmp_path / "images.lock"
+    file.write_bytes(text.encode("latin-1"))
+    nowhere = Reference.parse("127.0.0.1:1/dev")
+
+    for use in (
+        lambda: read_lock(file, "dev"),
+        lambda: write_lock(file, "dev", []),
+        lambda: push_each(file, "dev", [made.image], made.layout, [(nowhere, ["1"])], Silent()),
+    ):
+        with pytest.raises(LockError, match="it is damaged") as caught:
+            use()
+        assert caught.value.where == str(file)
+        assert "version control" in caught.value.hint
+    assert file.read_bytes() == text.encode("latin-1")
+
+
+def test_no_images_lock(tmp_path: Path) -> None:
+    assert read_lock(tmp_path / "images.lock", "dev") is None
+
+
+def test_what_was_pushed_before_a_failure_is_noted(registry: Registry, made: Made, tmp_path: Path) -> None:
+    file = tmp_path / "images.lock"
+    write_lock(file, "other", [])
+    with Fake() as refusing:
+        refusing.answers["GET /v2/"] = (403, {}, b"")
+        targets = [(Reference.parse(f"{host}/dev"), ["1"]) for host in (registry.host, refusing.host)]
+
+        with pytest.raises(PushError, match="it answers 403"):
+            push_each(file, "dev", [made.image], made.layout, targets, Silent())
+        before = file.read_bytes()
+        with pytest.raises(PushError, match="it answers 403"):
+            push_each(file, "dev", [made.image], made.layout, targets[1:], Silent())
+
+    assert read_lock(file, "dev") == f"{registry.host}/dev@{made.image.digest}"
+    assert sorted(json.loads(before)["images"]) == ["dev", "other"]
+    assert file.read_bytes() == before
 
 
 def test_a_real_registry_is_there() -> None:
