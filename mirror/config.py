@@ -358,10 +358,11 @@ def _object_store(table: Table) -> ObjectStoreSpec:
 
 
 def _remote_devpi(table: Table) -> RemoteDevpiSpec:
-    url = table.parsed("url", _guarded_url)
-    if url is None:
-        raise table.fault("url", "is missing", "give the URL of the devpi-server to publish to")
-    spec = RemoteDevpiSpec(url=url, user=table.string("user"), index=table.string("index", "current"))
+    spec = RemoteDevpiSpec(
+        url=table.required("url", _guarded_url),
+        user=table.string("user"),
+        index=table.string("index", "current"),
+    )
     table.finish()
     for key, value in (("user", spec.user), ("index", spec.index)):
         if not _DEVPI_NAME.fullmatch(value):

@@ -18,7 +18,7 @@ from lockfiles.errors import LockstockError
 from lockfiles.formats import ecosystem_of
 from lockfiles.model import Ecosystem
 from mirror import config as configuration
-from mirror.config import Config, ObjectStoreSpec
+from mirror.config import Config, ObjectStoreSpec, RemoteDevpiSpec
 from mirror.layout import Layout
 from mirror.publish import devpi, devpi_server
 from mirror.status import read_status
@@ -66,6 +66,8 @@ def examine(file: Path) -> Iterator[Finding]:
     yield _devpi(config, layout)
     if config.object_store:
         yield _object_store(config.object_store, layout)
+    if config.remote_devpi:
+        yield _remote_devpi(config.remote_devpi, layout)
     yield _docker()
     yield from _refreshes(layout)
 
@@ -211,6 +213,21 @@ def _object_store(spec: ObjectStoreSpec, layout: Layout) -> Finding:
         hint = "let clients read the bucket, or look at what stands in front of it and at `url`"
         return _failed("object store", f"clients cannot read it: {error}".splitlines()[0], hint)
     return _fine("object store", f"{spec.place} is reached" + ("" if names is not None else "; it is empty"))
+
+
+def _remote_devpi(spec: RemoteDevpiSpec, layout: Layout) -> Finding:
+    """Look whether it answers, lets the user in, and shows clients what is served here."""
+    from mirror.publish.devpi_remote import shown
+
+    try:
+        name = shown(spec)
+    except LockstockError as error:
+        return _failed("remote devpi", str(error), error.hint)
+    current = layout.snapshots.current_name()
+    if current and name != current:
+        message = f"{spec.place} shows {name or 'no snapshot'}, and not {current}"
+        return _warning("remote devpi", message, "run `mirror publish`")
+    return _fine("remote devpi", f"{spec.place} is reached, and {spec.user} may log in")
 
 
 def _docker() -> Finding:

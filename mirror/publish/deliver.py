@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from mirror.config import Config, ObjectStoreSpec
+from mirror.config import Config, ObjectStoreSpec, RemoteDevpiSpec
 from mirror.console import human_size, plural, say
 from mirror.layout import Layout
 from mirror.publish import devpi, devpi_accounts, devpi_server, simple
@@ -73,6 +73,8 @@ def deliver(
         _check(config, layout, snapshot, ahead)
     if config.object_store:
         _send(layout, name, config.object_store)
+    if config.remote_devpi:
+        _send_to_devpi(layout, name, snapshot, config.remote_devpi, keep)
 
 
 def _call(function: Callable[_P, _T], *args: _P.args, **named: _P.kwargs) -> _T:
@@ -100,6 +102,18 @@ def _send(layout: Layout, name: str, spec: ObjectStoreSpec) -> None:
         say(f"{spec.place}: {plural(sent.pages, 'page')} changed, {plural(sent.deleted, 'object')} deleted")
 
 
+def _send_to_devpi(
+    layout: Layout, name: str, snapshot: Snapshot, spec: RemoteDevpiSpec, keep: Collection[str]
+) -> None:
+    from mirror.publish import devpi_remote  # as above
+
+    def begin(files: int, size: int) -> None:
+        say(f"{spec.place}: sending {plural(files, 'file')}, {human_size(size)}")
+
+    if sent := devpi_remote.publish(layout, name, snapshot, spec, keep, begin):
+        say(f"{spec.place}: shows {name}; {plural(sent.copied, 'file')} copied there")
+
+
 def withdraw(layout: Layout, keep: Collection[str]) -> None:
     """Take away what was published of all snapshots but those named. Raises RegistryError."""
     devpi.prune(layout.devpi, keep)
@@ -107,10 +121,11 @@ def withdraw(layout: Layout, keep: Collection[str]) -> None:
 
 
 def _forget(layout: Layout) -> None:
-    from mirror.publish import object_store
+    from mirror.publish import devpi_remote, object_store
 
     devpi.forget(layout.devpi)
     object_store.forget(layout)
+    devpi_remote.forget(layout)
 
 
 def index_url(port: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
@@ -33,7 +33,7 @@ def fill(stage: Any, files: Iterable[Stocked], store: Store, tree: Path | None =
 
     for (name, version), group in groupby(files, key=lambda file: (file.name, file.version)):
         release = list(group)
-        stage.set_versiondata(_versiondata(release, store, tree))
+        stage.set_versiondata(versiondata(release, store, tree))
         for file in release:
             stage.store_releasefile(
                 name, version, file.filename, _HardLink(store.path(file.sha256)),
@@ -49,8 +49,11 @@ class _HardLink(io.BytesIO):
         self.devpi_srcpath = str(path)
 
 
-def _versiondata(release: list[Stocked], store: Store, tree: Path | None) -> dict[str, Any]:
-    """Give what devpi notes of a release, from the metadata of its first file that has some."""
+def versiondata(release: Sequence[Stocked], store: Store, tree: Path | None) -> dict[str, Any]:
+    """Give what devpi notes of a release, from the metadata of its first file that has some.
+
+    A static tree that has it spares looking into the files.
+    """
     read = (_metadata(file, store, tree) for file in release)
     found: dict[str, Any] = dict(next(filter(None, read), {}))
     data = {key: found[key] for key in _SHOWN if key in found}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lockfiles.errors import ConfigError
-from mirror.config import Config, ObjectStoreSpec, load, load_or_default
+from mirror.config import Config, ObjectStoreSpec, RemoteDevpiSpec, load, load_or_default
 
 
 def config(tmp_path: Path, text: str) -> Config:
@@ -18,6 +18,7 @@ def config(tmp_path: Path, text: str) -> Config:
 
 
 LOCK = '[locks.app]\npath = "requirements.txt"\n'
+REMOTE = '[remote_devpi]\nurl = "https://devpi.example"\n'
 
 
 def test_defaults(tmp_path: Path) -> None:
@@ -41,6 +42,13 @@ def test_every_python_for_every_platform(tmp_path: Path) -> None:
         "3.12.4/linux/arm64/musl1.2",
         "3.12.4/linux/amd64/glibc2.28",
     ]
+
+
+@pytest.mark.parametrize("url", ["https://devpi.example/a", "http://127.0.0.1:3141", "http://10.1.2.3"])
+def test_a_remote_devpi(tmp_path: Path, url: str) -> None:
+    text = LOCK + f'[remote_devpi]\nurl = "{url}/"\nuser = "team"\n'
+    assert config(tmp_path, text).remote_devpi == RemoteDevpiSpec(url=url, user="team", index="current")
+    assert config(tmp_path, LOCK).remote_devpi is None
 
 
 def test_an_object_store(tmp_path: Path) -> None:
@@ -89,6 +97,18 @@ def test_no_file_gives_the_defaults_where_none_is_needed(tmp_path: Path) -> None
         ),
         (LOCK + '[object_store]\nbucket = "abc"\nurl = "ftp://x"\n', ["object_store.url", "http or https"]),
         (LOCK + '[object_store]\nbucket = "abc"\nurl = "http://h:abc"\n', ["object_store.url", "not a URL"]),
+        (LOCK + "[remote_devpi]\n", ["remote_devpi", "'url' is missing"]),
+        (
+            LOCK + '[remote_devpi]\nurl = "http://devpi.example"\nuser = "a"\n',
+            ["remote_devpi.url", "must be an https URL"],
+        ),
+        (
+            LOCK + '[remote_devpi]\nurl = "https://a:hunter2@devpi.example"\nuser = "a"\n',
+            ["remote_devpi.url", "may not carry credentials"],
+        ),
+        (LOCK + f'{REMOTE}user = "a/b"\n', ["remote_devpi.user", "is not the name"]),
+        (LOCK + f'{REMOTE}user = "a"\nindex = "s-x"\n', ["remote_devpi.index", "may not begin"]),
+        (LOCK + f'{REMOTE}user = "a"\npassword = "hunter2"\n', ["password"]),
         (LOCK + "[mirror]\nport = 70000\n", ["lockstock.toml:4", "mirror.port", "at most 65535"]),
         (LOCK + '[mirror]\nurl = "http://[x"\n', ["lockstock.toml:4", "mirror.url", "is not a URL"]),
         (LOCK + '[mirror]\nurl = "ftp://x"\n', ["mirror.url", "http or https"]),
