@@ -6,10 +6,8 @@ import platform
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from pathlib import Path
 from typing import cast, get_args
-from urllib.parse import SplitResult, urlsplit
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
@@ -18,17 +16,16 @@ from lockfiles.document import Table, parse_toml
 from lockfiles.errors import ConfigError
 from lockfiles.select import Sdists, SdistUse
 from lockfiles.target import RELEASES, Target
+from mirror.destinations import ObjectStoreSpec, RemoteDevpiSpec, read_object_store, read_remote_devpi
 from mirror.patterns import is_pattern
+from mirror.urls import index_url, open_url
 
 DEFAULT_FILE = Path("lockstock.toml")
 DEFAULT_PORT = 3141
 BUILD_SUFFIX = ":build"
 TOOLS = ":tools"
-_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
-_PREFIX = re.compile(r"(?:[A-Za-z0-9_-][A-Za-z0-9._-]*(?:/[A-Za-z0-9_-][A-Za-z0-9._-]*)*)?")
 # Those of this user are the snapshots'.
 _INDEX = re.compile(r"(?!lockstock/)[A-Za-z0-9_][A-Za-z0-9._-]*/[A-Za-z0-9_][A-Za-z0-9._-]*")
-_DEVPI_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?")
 
 
@@ -74,41 +71,6 @@ class UpstreamSpec:
 
     index: str
     packages: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ObjectStoreSpec:
-    """A bucket to publish to, below `prefix`. What is None is what the standard AWS configuration says.
-
-    `url` is where clients find what is below the prefix.
-    """
-
-    bucket: str
-    prefix: str = ""
-    endpoint: str | None = None
-    url: str | None = None
-
-    @property
-    def place(self) -> str:
-        """Name it in a message."""
-        return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RemoteDevpiSpec:
-    """A devpi-server elsewhere to publish to, by uploads. `index` is the stable one that clients know.
-
-    The password of `user`, who owns the indexes, is never in the file.
-    """
-
-    url: str
-    user: str
-    index: str = "current"
-
-    @property
-    def place(self) -> str:
-        """Name it in a message."""
-        return f"{self.url}/{self.user}/{self.index}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,10 +149,10 @@ def _config(file: Path, document: Table) -> Config:
         ),
         upstreams=tuple(map(_upstream, document.tables("upstream"))),
         hooks=_hooks(document.table("hooks")),
-        object_store=_object_store(document.table("object_store"))
+        object_store=read_object_store(document.table("object_store"))
         if "object_store" in document.value
         else None,
-        remote_devpi=_remote_devpi(document.table("remote_devpi"))
+        remote_devpi=read_remote_devpi(document.table("remote_devpi"))
         if "remote_devpi" in document.value
         else None,
     )
@@ -222,7 +184,7 @@ def _in_house(mirror: Table) -> tuple[str, ...]:
 
 def _url(mirror: Table) -> str:
     """Read where clients find what is served; this machine's own port where nothing is said."""
-    return mirror.parsed("url", _open_url) or f"http://127.0.0.1:{_port(mirror)}"
+    return mirror.parsed("url", open_url) or f"http://127.0.0.1:{_port(mirror)}"
 
 
 def _port(mirror: Table) -> int:
@@ -343,78 +305,7 @@ def _hooks(table: Table) -> HookSpec:
     return hooks
 
 
-def _object_store(table: Table) -> ObjectStoreSpec:
-    spec = ObjectStoreSpec(
-        bucket=table.string("bucket"),
-        prefix=table.string("prefix", "").strip("/"),
-        endpoint=table.parsed("endpoint", _open_url),
-        url=table.parsed("url", _open_url),
-    )
-    table.finish()
-    for key, value, form in (("bucket", spec.bucket, _BUCKET), ("prefix", spec.prefix, _PREFIX)):
-        if not form.fullmatch(value):
-            raise table.fault(key, "has characters that do not belong there")
-    return spec
-
-
-def _remote_devpi(table: Table) -> RemoteDevpiSpec:
-    spec = RemoteDevpiSpec(
-        url=table.required("url", _guarded_url),
-        user=table.string("user"),
-        index=table.string("index", "current"),
-    )
-    table.finish()
-    for key, value in (("user", spec.user), ("index", spec.index)):
-        if not _DEVPI_NAME.fullmatch(value):
-            raise table.fault(key, "is not the name of a user or an index of devpi")
-    if spec.index.startswith("s-"):
-        raise table.fault("index", "may not begin with 's-', as those of the snapshots do")
-    return spec
-
-
-def _guarded_url(text: str) -> str:
-    """Check a URL that a password is sent to: no stranger may listen on the way."""
-    url = _open_url(text)
-    parts = _split(url)
-    if parts.scheme != "https" and not _is_near(parts.hostname or ""):
-        raise ValueError("must be an https URL, but for addresses of this machine or a private network")
-    return url
-
-
-def _is_near(host: str) -> bool:
-    try:
-        return host == "localhost" or ip_address(host).is_private
-    except ValueError:
-        return False
-
-
-def _open_url(text: str) -> str:
-    """Check an http or https URL that is shown to anybody, and so may hold no secret."""
-    parts = _split(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.port == 0:
-        raise ValueError("must be an http or https URL")
-    if parts.username is not None:
-        raise ValueError("may not carry credentials, for everybody sees it")
-    return text.rstrip("/")
-
-
-def _index_url(text: str) -> str:
-    if _split(text).scheme not in ("http", "https", "file"):
-        raise ValueError("must be an http, https or file URL")
-    return text
-
-
-def _split(text: str) -> SplitResult:
-    """Split a URL. Raises ValueError, which does not repeat the text: there may be a secret in it."""
-    try:
-        parts = urlsplit(text)
-        parts.port  # noqa: B018 - it is read when it is asked for
-    except ValueError:
-        raise ValueError("is not a URL") from None
-    return parts
-
-
 def _upstream(table: Table) -> UpstreamSpec:
-    spec = UpstreamSpec(index=table.required("index", _index_url), packages=table.strings("packages", ()))
+    spec = UpstreamSpec(index=table.required("index", index_url), packages=table.strings("packages", ()))
     table.finish()
     return spec

@@ -18,7 +18,8 @@ from lockfiles.errors import LockstockError
 from lockfiles.formats import ecosystem_of
 from lockfiles.model import Ecosystem
 from mirror import config as configuration
-from mirror.config import Config, ObjectStoreSpec, RemoteDevpiSpec
+from mirror.config import Config
+from mirror.destinations import ObjectStoreSpec, RemoteDevpiSpec
 from mirror.layout import Layout
 from mirror.publish import devpi, devpi_server
 from mirror.status import read_status

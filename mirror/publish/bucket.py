@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from mirror.config import ObjectStoreSpec
+from mirror.destinations import ObjectStoreSpec
 from mirror.errors import ObjectStoreError
 from mirror.publish.objects import FOLDERS, Content, Page
 

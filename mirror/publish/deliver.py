@@ -6,8 +6,9 @@ from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from mirror.config import Config, ObjectStoreSpec, RemoteDevpiSpec
+from mirror.config import Config
 from mirror.console import human_size, plural, say
+from mirror.destinations import ObjectStoreSpec, RemoteDevpiSpec
 from mirror.layout import Layout
 from mirror.publish import devpi, devpi_accounts, devpi_server, simple
 from mirror.publish.check import check_index

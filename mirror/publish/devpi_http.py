@@ -18,7 +18,7 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 
-from mirror.config import RemoteDevpiSpec
+from mirror.destinations import RemoteDevpiSpec
 from mirror.errors import RegistryError
 from mirror.upstream.simple import JSON_TYPE
 

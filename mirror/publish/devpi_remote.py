@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lockfiles.model import Ecosystem
-from mirror.config import RemoteDevpiSpec
+from mirror.destinations import RemoteDevpiSpec
 from mirror.errors import RegistryError
 from mirror.layout import Layout
 from mirror.publish.devpi_stage import versiondata

@@ -18,7 +18,7 @@ from hashlib import file_digest, md5
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mirror.config import ObjectStoreSpec
+from mirror.destinations import ObjectStoreSpec
 from mirror.layout import Layout
 from mirror.publish import npm
 from mirror.publish.links import TEMPORARY

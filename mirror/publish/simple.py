@@ -114,7 +114,7 @@ def _link_files(files: Iterable[Stocked], store: Store, fresh: Path, before: Pat
         if path.exists():
             continue
         known = (before / file_path(file)).exists()
-        path.parent.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)  # the same bytes may have two names
         place(store.path(file.sha256), path)
         if known:  # and so its metadata, where there is any
             with suppress(FileNotFoundError):

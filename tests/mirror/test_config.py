@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from lockfiles.errors import ConfigError
-from mirror.config import Config, ObjectStoreSpec, RemoteDevpiSpec, load, load_or_default
+from mirror.config import Config, load, load_or_default
+from mirror.destinations import ObjectStoreSpec, RemoteDevpiSpec
 
 
 def config(tmp_path: Path, text: str) -> Config:

@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from mirror import doctor
-from mirror.config import RemoteDevpiSpec
+from mirror.destinations import RemoteDevpiSpec
 from mirror.errors import RegistryError
 from mirror.layout import Layout
 from mirror.publish import devpi_remote

@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from mirror import doctor
-from mirror.config import ObjectStoreSpec
+from mirror.destinations import ObjectStoreSpec
 from mirror.errors import ObjectStoreError
 from mirror.layout import Layout
 from mirror.publish import bucket as buckets

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -119,6 +120,13 @@ def test_files_take_no_room_of_their_own(layout: Layout, flask: Path) -> None:
     publish(layout, flask)
     (file,) = current(layout).glob("files/*/*/*.whl")
     assert file.samefile(layout.store.path(digest(flask)))
+
+
+def test_the_same_bytes_under_two_names_are_both_there(layout: Layout, click: Path) -> None:
+    other = click.with_name(click.name.replace("py3", "py2.py3"))
+    shutil.copy(click, other)
+    publish(layout, click, other)
+    assert listed(layout, "click") == dict.fromkeys((click.name, other.name), digest(click))
 
 
 def test_equal_snapshots_give_equal_trees(layout: Layout, flask: Path, click: Path, tmp_path: Path) -> None:

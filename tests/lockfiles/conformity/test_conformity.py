@@ -24,6 +24,7 @@ from lockfiles.formats import parse
 from lockfiles.model import GitSource, IndexSource, Lock, Package
 from lockfiles.select import Selection, select
 from lockfiles.target import Target
+from mirror.upstream.bounds import Bounds
 from mirror.upstream.http import http_client
 from mirror.upstream.locate import LocatedFiles, files_of, locate
 from mirror.upstream.session import Upstream
@@ -357,7 +358,7 @@ async def ask(world: World, packages: list[Package]) -> tuple[Package, ...]:
     missing = [package for package, held in files.items() if held is None]
     async with http_client(world.settings, 8) as client:
         upstream = Upstream(
-            client=client, settings=world.settings, gate=asyncio.Semaphore(8), max_file_size=1 << 30
+            client=client, settings=world.settings, bounds=Bounds(8, 8), max_file_size=1 << 30
         )
         answers = dict(zip(missing, await locate(missing, upstream, known, files_of), strict=True))
     return tuple(answers.get(p) or replace(p, artifacts=files[p] or ()) for p in packages)
