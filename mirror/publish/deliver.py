@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from mirror.config import Config
@@ -96,10 +97,7 @@ def _check(config: Config, layout: Layout, snapshot: Snapshot, ahead: Ahead | No
 def _send(layout: Layout, name: str, spec: ObjectStoreSpec) -> None:
     from mirror.publish import object_store  # few have one, and a run with no changes takes milliseconds
 
-    def begin(files: int, size: int) -> None:
-        say(f"{spec.place}: sending {plural(files, 'file')}, {human_size(size)}")
-
-    if sent := object_store.publish(layout, name, spec, begin):
+    if sent := object_store.publish(layout, name, spec, partial(_say_sending, spec.place)):
         say(f"{spec.place}: {plural(sent.pages, 'page')} changed, {plural(sent.deleted, 'object')} deleted")
 
 
@@ -108,11 +106,13 @@ def _send_to_devpi(
 ) -> None:
     from mirror.publish import devpi_remote  # as above
 
-    def begin(files: int, size: int) -> None:
-        say(f"{spec.place}: sending {plural(files, 'file')}, {human_size(size)}")
-
+    begin = partial(_say_sending, spec.place)
     if sent := devpi_remote.publish(layout, name, snapshot, spec, keep, begin):
         say(f"{spec.place}: shows {name}; {plural(sent.copied, 'file')} copied there")
+
+
+def _say_sending(place: str, files: int, size: int) -> None:
+    say(f"{place}: sending {plural(files, 'file')}, {human_size(size)}")
 
 
 def withdraw(layout: Layout, keep: Collection[str]) -> None:

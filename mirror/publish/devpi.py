@@ -34,7 +34,7 @@ from mirror.store import Store, disk_errors, sync_file_system, sync_folder, writ
 USER = "lockstock"
 STABLE = "current"
 # Nobody uploads to these indexes, not even test results, which devpi takes from anyone by default.
-_CLOSED = {"type": "stage", "volatile": False, "acl_upload": [], "acl_toxresult_upload": []}
+CLOSED = {"type": "stage", "volatile": False, "acl_upload": [], "acl_toxresult_upload": []}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +72,7 @@ def publish(
     clients see the previous snapshot then.
     """
     init(folder)
-    index = _index(name)
+    index = index_of(name)
     files = snapshot.of_ecosystem(Ecosystem.PYPI)
     state = _remembered(folder)
     if state and (state.published, state.in_house) == (index, in_house):
@@ -83,7 +83,7 @@ def publish(
         if not complete:
             with xom.keyfs.write_transaction():  # one, for clients may read the index that is mended
                 _delete(xom, index)
-                fill(xom.model.get_user(USER).create_stage(index, bases=(), **_CLOSED), files, store, tree)
+                fill(xom.model.get_user(USER).create_stage(index, bases=(), **CLOSED), files, store, tree)
                 sync_file_system(folder)  # for the database will say that the links are there
         changed = _promote(xom, index, in_house) or not complete
     return Published(index=index, files=len(files), changed=changed)
@@ -96,7 +96,7 @@ def prune(folder: Path, keep: Collection[str]) -> tuple[str, ...]:
     before it, so keep that one, too. Raises RegistryError.
     """
     init(folder)
-    kept = {_index(name) for name in keep}
+    kept = {index_of(name) for name in keep}
     state = _remembered(folder)
     if state and not _stale(state, kept):
         return ()
@@ -196,7 +196,7 @@ def _create(folder: Path, server: Path) -> None:
     init_default_indexes(xom)
     with xom.keyfs.write_transaction():
         owner = xom.model.create_user(USER, None)  # no password: nobody logs in as this user
-        owner.create_stage(STABLE, bases=(), **_CLOSED)
+        owner.create_stage(STABLE, bases=(), **CLOSED)
 
 
 def _config(folder: Path, server: Path | None = None) -> Any:
@@ -278,7 +278,8 @@ def _current(xom: Any) -> _State:
     return _State(published=published, in_house=bases[1:], indexes=tuple(sorted(set(indexes) - {STABLE})))
 
 
-def _index(name: str) -> str:
+def index_of(name: str) -> str:
+    """Give the index of a snapshot."""
     return f"s-{name}"
 
 

@@ -21,6 +21,7 @@ from lockfiles.model import Ecosystem
 from mirror.destinations import RemoteDevpiSpec
 from mirror.errors import RegistryError
 from mirror.layout import Layout
+from mirror.publish.devpi import CLOSED, index_of
 from mirror.publish.devpi_stage import versiondata
 from mirror.snapshot import Snapshot, Stocked
 from mirror.store import Store, write_atomically
@@ -30,8 +31,7 @@ if TYPE_CHECKING:
 
 NOTE = "remote-devpi.json"
 _SNAPSHOT = re.compile(r"s-\d{4,}-[0-9a-f]{12}")
-_CLOSED: dict[str, Any] = {"volatile": False, "acl_upload": [], "acl_toxresult_upload": []}
-_NEW: dict[str, Any] = {"type": "stage", "bases": [], **_CLOSED}
+_NEW: dict[str, Any] = {"bases": [], **CLOSED}
 _Held = dict[str, dict[str, str]]  # sha256 by project and file name
 
 
@@ -67,13 +67,13 @@ def publish(
     from mirror.publish.devpi_http import Remote  # httpx takes long to import
 
     filling = _Filling(
-        index=_index(name),
+        index=index_of(name),
         files=snapshot.of_ecosystem(Ecosystem.PYPI),
         store=layout.store,
         tree=layout.tree / name,
     )
     with Remote(spec) as remote:
-        sent = _bring(remote, filling, {_index(kept) for kept in keep}, begin)
+        sent = _bring(remote, filling, {index_of(kept) for kept in keep}, begin)
     write_atomically(path, note)
     return sent
 
@@ -128,7 +128,7 @@ def _bring(
         if begin:
             begin(len(uploads), sum(file.size for file in uploads))
         _upload(remote, filling, uploads)
-        remote.modify(filling.index, _CLOSED)
+        remote.modify(filling.index, CLOSED)
         _check(remote, filling)
     _promote(remote, filling.index, indexes)
     deleted = _prune(remote, indexes.keys() - keep - {filling.index, before})
@@ -246,7 +246,3 @@ def _shown(indexes: Mapping[str, Mapping[str, Any]], spec: RemoteDevpiSpec) -> s
         if user == spec.user and index in indexes and _SNAPSHOT.fullmatch(index):
             return index
     return None
-
-
-def _index(name: str) -> str:
-    return f"s-{name}"
