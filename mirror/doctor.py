@@ -151,16 +151,14 @@ async def _ask_all(config: Config) -> list[tuple[Finding, float | None]]:
 
 
 async def _ask(upstream: Upstream, url: str) -> tuple[Finding, float | None]:
-    import httpx
-
     from mirror.upstream.settings import redact
 
     begun, shown = time.monotonic(), redact(url)
     try:
-        async with upstream.client.stream("GET", f"{url.rstrip('/')}/") as answer:
-            status, date = answer.status_code, answer.headers.get("date", "")
-    except (httpx.HTTPError, httpx.InvalidURL, LockstockError) as error:
-        reason = f"{shown} cannot be reached: {str(error) or type(error).__name__}"
+        async with upstream.client.ask(f"{url.rstrip('/')}/") as answer:
+            status, date = answer.status, answer.headers.get("Date", "")
+    except LockstockError as error:
+        reason = f"{shown}: {error.reason}"
         return _failed("upstreams", reason, _NETWORK), None
     if status in (401, 403, 407):
         hint = "give credentials as its client takes them: in pip's index URL, in netrc, or in .npmrc"

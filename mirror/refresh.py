@@ -89,7 +89,7 @@ def refresh(
             name = served
         else:
             prepare()
-            # httpx and what stands on it take longer to import than a run with no changes does.
+            # aiohttp and what stands on it take longer to import than a run with no changes does.
             from mirror.fill import fill
 
             with watch.step("stock"):

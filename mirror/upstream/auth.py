@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import subprocess
 from base64 import b64encode
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from itertools import takewhile
 from netrc import NetrcParseError, netrc
 
-import httpx
+from yarl import URL
 
 _Credentials = tuple[str, str]
+_Origin = tuple[str, str | None, int | None]
 _KEYRING_LIMIT = 30  # seconds
 
 
-class UpstreamAuth(httpx.Auth):
+class UpstreamAuth:
     """Finds the credentials of a URL, in this order.
 
     What npm's configuration gives for the longest prefix; what the URL itself carries; those of the
@@ -25,64 +26,58 @@ class UpstreamAuth(httpx.Auth):
 
     def __init__(self, urls: Iterable[str], authorization: Mapping[str, str]) -> None:
         self._headers = sorted(authorization.items(), key=lambda item: -len(item[0]))
-        self._indexes = [httpx.URL(url) for url in urls]
-        self._keyring: dict[tuple[str, str, int | None], _Credentials | None] = {}
+        self._indexes = [URL(url) for url in urls]
+        self._keyring: dict[_Origin, _Credentials | None] = {}
         self._asking = asyncio.Lock()
         try:
             self._netrc: netrc | None = netrc()
         except (FileNotFoundError, NetrcParseError):
             self._netrc = None
 
-    async def async_auth_flow(self, request: httpx.Request) -> AsyncGenerator[httpx.Request, httpx.Response]:
-        """Send what is known; where that is refused, ask the keyring and try once more."""
-        if header := self._header(request.url):
-            request.headers["Authorization"] = header
-        sent = request.headers.get("Authorization")
-        response = yield request
-        if response.status_code == 401 and (found := await self._ask_keyring(request.url)):
-            header = _basic(found)
-            if header != sent:
-                request.headers["Authorization"] = header
-                yield request
-
-    def _header(self, url: httpx.URL) -> str | None:
-        address = f"//{url.netloc.decode('ascii')}{url.path}"
+    def header(self, url: URL) -> str | None:
+        """Give the Authorization header to send, from what is known."""
+        address = f"//{url.host_port_subcomponent}{url.raw_path}"
         given = next((header for place, header in self._headers if address.startswith(place)), None)
         if given:
             return given
-        found = (
-            _of_url(url) or self._keyring.get(_origin(url)) or self._of_index(url) or self._of_netrc(url.host)
-        )
+        origin, host = _origin(url), url.host or ""
+        found = _of_url(url) or self._keyring.get(origin) or self._of_index(url) or self._of_netrc(host)
         return _basic(found) if found else None
 
-    def _of_index(self, url: httpx.URL) -> _Credentials | None:
+    async def asked_for(self, url: URL, sent: str | None) -> str | None:
+        """Give another header from the keyring, where the one that was sent is refused."""
+        found = await self._ask_keyring(url)
+        header = _basic(found) if found else None
+        return None if header == sent else header
+
+    def _of_index(self, url: URL) -> _Credentials | None:
         """Give those of the index on this host that lies nearest: files often lie beside an index."""
         near = [index for index in self._indexes if _origin(index) == _origin(url)]
-        nearest = max(near, key=lambda i: (_in_common(i.path, url.path), bool(i.userinfo)), default=None)
+        nearest = max(near, key=lambda i: (_in_common(i.path, url.path), bool(_of_url(i))), default=None)
         return _of_url(nearest) if nearest else None
 
     def _of_netrc(self, host: str) -> _Credentials | None:
         entry = self._netrc.authenticators(host) if self._netrc else None
         return (entry[0], entry[2] or "") if entry else None
 
-    async def _ask_keyring(self, url: httpx.URL) -> _Credentials | None:
+    async def _ask_keyring(self, url: URL) -> _Credentials | None:
         origin = _origin(url)
         async with self._asking:
             if origin not in self._keyring:
-                named = (i.username for i in self._indexes if i.username and _origin(i) == origin)
+                named = (i.user for i in self._indexes if i.user and _origin(i) == origin)
                 user = next(named, None)
-                place = f"{url.scheme}://{url.netloc.decode('ascii')}/"
+                place = f"{url.scheme}://{url.host_port_subcomponent}/"
                 self._keyring[origin] = await asyncio.to_thread(_from_keyring, place, user)
             return self._keyring[origin]
 
 
-def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
+def _origin(url: URL) -> _Origin:
     return url.scheme, url.host, url.port
 
 
-def _of_url(url: httpx.URL) -> _Credentials | None:
+def _of_url(url: URL) -> _Credentials | None:
     """Give what a URL carries; a lone user name is a token."""
-    return (url.username, url.password) if url.userinfo else None
+    return (url.user or "", url.password or "") if url.user or url.password else None
 
 
 def _in_common(one: str, other: str) -> int:

@@ -7,15 +7,17 @@ import random
 import time
 import zlib
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
-import httpx
+from aiohttp import ClientResponse
 
 from mirror.errors import NotFoundUpstreamError, TruncatedError, UpstreamError
 from mirror.store import Expected, Incoming, Store
+from mirror.upstream.http import Client, UnreachableError
 from mirror.upstream.settings import expanded, redact
 
 _T = TypeVar("_T")
@@ -31,34 +33,43 @@ STALL_RATE = 1000  # bytes per second
 Advance = Callable[[int], None]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """What an upstream answers, unpacked, and the URL that it was found at in the end."""
+
+    kind: str
+    body: bytes
+    url: str
+
+
 async def get(
-    client: httpx.AsyncClient, url: str, retries: int, headers: Mapping[str, str] | None = None
-) -> httpx.Response | None:
+    client: Client, url: str, retries: int, headers: Mapping[str, str] | None = None
+) -> Page | None:
     """Read a page of at most 64 MiB; None where there is none (404). Raises UpstreamError."""
 
-    async def attempt() -> httpx.Response | None:
+    async def attempt() -> Page | None:
         asked = {"Accept-Encoding": "gzip", **(headers or {})}
-        async with client.stream("GET", url, headers=asked) as response:
-            if response.status_code in _GONE:
+        async with client.ask(url, asked) as response:
+            if response.status in _GONE:
                 return None
             _check_status(response)
             body, pace = bytearray(), _Pace(url)
-            async for chunk in response.aiter_raw():
+            async for chunk in response.content.iter_any():
                 body += chunk
                 pace.count(len(chunk))
                 if len(body) > _PAGE_LIMIT:
                     raise UpstreamError("the page has no end", where=redact(url))
-            page = _unpacked(body, response.headers.get("content-encoding", ""), url)
-            kept = {k: v for k, v in response.headers.items() if k.lower() == "content-type"}
-            return httpx.Response(200, headers=kept, content=page, request=response.request)
+            page = _unpacked(body, response.headers.get("Content-Encoding", ""), url)
+            kind = response.headers.get("Content-Type", "")
+            return Page(kind=kind, body=page, url=str(response.url))
 
-    return await _retry(attempt, url, retries)
+    return await _retry(attempt, retries)
 
 
 def _unpacked(body: bytearray, encoding: str, url: str) -> bytes:
     """Undo the one encoding that was asked for, with a bound.
 
-    httpx would undo any, and any number of them: a few kilobytes would fill the memory.
+    A client would undo any, and any number of them: a few kilobytes would fill the memory.
     """
     if encoding in ("", "identity"):
         return bytes(body)
@@ -79,7 +90,7 @@ def _unpacked(body: bytearray, encoding: str, url: str) -> bytes:
 
 
 async def fetch(
-    client: httpx.AsyncClient,
+    client: Client,
     url: str,
     store: Store,
     expected: Expected,
@@ -98,7 +109,7 @@ async def fetch(
         if place.startswith("file:"):
             _copy(local_path(place), incoming, advance)
         else:
-            await _retry(lambda: _transfer(client, place, incoming, advance), url, retries)
+            await _retry(lambda: _transfer(client, place, incoming, advance), retries)
         return await asyncio.to_thread(_keep, store, incoming, inspect)
 
 
@@ -110,22 +121,22 @@ def _keep(store: Store, incoming: Incoming, inspect: Callable[[Path], None] | No
     return store.keep(incoming)
 
 
-async def _transfer(client: httpx.AsyncClient, url: str, incoming: Incoming, advance: Advance) -> None:
+async def _transfer(client: Client, url: str, incoming: Incoming, advance: Advance) -> None:
     """Stream the file, or the rest of it where a transfer was cut before."""
     headers = {"Accept-Encoding": "identity"}
     if incoming.received:
         headers["Range"] = f"bytes={incoming.received}-"
-    async with client.stream("GET", url, headers=headers) as response:
-        if response.status_code in _GONE:
+    async with client.ask(url, headers) as response:
+        if response.status in _GONE:
             raise NotFoundUpstreamError("the file is not there", where=redact(url), hint="lock again")
-        if response.status_code == _NO_SUCH_RANGE and incoming.received:
+        if response.status == _NO_SUCH_RANGE and incoming.received:
             _begin_again(incoming, advance)  # at the next try: the file is another, or what came too much
             raise _StatusError(response)
         _check_status(response)
         if incoming.received and not _continues(response, incoming.received):
             _begin_again(incoming, advance)
         pace = _Pace(url)
-        async for chunk in response.aiter_raw():  # a chunk size would lose the last ones before a cut
+        async for chunk in response.content.iter_any():  # a chunk size would lose the last before a cut
             incoming.write(chunk)
             advance(len(chunk))
             pace.count(len(chunk))
@@ -157,14 +168,14 @@ class _Pace:
         if seconds < STALL_SECONDS:
             return
         if self._bytes / seconds < STALL_RATE:
-            raise _UnreachableError(
+            raise UnreachableError(
                 f"only {self._bytes} bytes came in {seconds:.0f} s", where=redact(self._url)
             )
         self._begun, self._bytes = time.monotonic(), 0
 
 
-def _continues(response: httpx.Response, received: int) -> bool:
-    return response.status_code == 206 and response.headers.get("content-range", "").startswith(
+def _continues(response: ClientResponse, received: int) -> bool:
+    return response.status == 206 and response.headers.get("Content-Range", "").startswith(
         f"bytes {received}-"
     )
 
@@ -190,13 +201,13 @@ def _copy(path: Path, incoming: Incoming, advance: Advance) -> None:
 class _StatusError(UpstreamError):
     """An answer that another try may change, with the pause that the upstream asks for."""
 
-    def __init__(self, response: httpx.Response) -> None:
+    def __init__(self, response: ClientResponse) -> None:
         super().__init__(
-            f"the upstream answers {response.status_code} {response.reason_phrase}".rstrip(),
+            f"the upstream answers {response.status} {response.reason or ''}".rstrip(),
             where=redact(str(response.url)),
             hint="try again later; what was stocked before is kept and served",
         )
-        self.pause = _retry_after(response.headers.get("retry-after", ""))
+        self.pause = _retry_after(response.headers.get("Retry-After", ""))
 
 
 def _retry_after(text: str) -> float | None:
@@ -209,50 +220,26 @@ def _retry_after(text: str) -> float | None:
         return None
 
 
-def _check_status(response: httpx.Response) -> None:
-    if response.status_code in _WORTH_RETRYING:
+def _check_status(response: ClientResponse) -> None:
+    if response.status in _WORTH_RETRYING:
         raise _StatusError(response)
-    if response.status_code in (401, 403, 407):
+    if response.status in (401, 403, 407):
         raise UpstreamError(
-            f"the upstream refuses access ({response.status_code})",
+            f"the upstream refuses access ({response.status})",
             where=redact(str(response.url)),
             hint="give credentials as pip takes them (in the index URL of its configuration, or in netrc), "
             "or npm (`_authToken` in .npmrc)",
         )
-    if response.status_code not in (200, 206):
-        raise UpstreamError(f"the upstream answers {response.status_code}", where=redact(str(response.url)))
+    if response.status not in (200, 206):
+        raise UpstreamError(f"the upstream answers {response.status}", where=redact(str(response.url)))
 
 
-class _UnreachableError(UpstreamError):
-    """No connection, or none that lasts; another try may find one."""
-
-
-async def _retry(attempt: Callable[[], Awaitable[_T]], url: str, retries: int) -> _T:
+async def _retry(attempt: Callable[[], Awaitable[_T]], retries: int) -> _T:
     """Try until it works, but no more than `retries` times more, with growing pauses."""
     for count in range(retries):
         try:
-            return await _attempt(attempt, url)
-        except (_StatusError, TruncatedError, _UnreachableError) as error:
+            return await attempt()
+        except (_StatusError, TruncatedError, UnreachableError) as error:
             pause = getattr(error, "pause", None) or 0.25 * 2**count * random.uniform(0.5, 1)  # noqa: S311 jitter is no secret
             await asyncio.sleep(min(pause, _LONGEST_PAUSE))
-    return await _attempt(attempt, url)
-
-
-async def _attempt(attempt: Callable[[], Awaitable[_T]], url: str) -> _T:
-    """Try once, with the client's errors in our words."""
-    try:
-        return await attempt()
-    except httpx.RemoteProtocolError as error:
-        raise TruncatedError(
-            f"the upstream stopped in the middle: {error}", where=redact(url), hint="run the refresh again"
-        ) from error
-    except httpx.UnsupportedProtocol as error:
-        raise UpstreamError(f"cannot be fetched: {error}", where=redact(url)) from error
-    except httpx.TransportError as error:
-        raise _UnreachableError(
-            f"cannot be reached: {str(error) or type(error).__name__}",
-            where=redact(url),
-            hint="check the network, the proxy, and `pip config list` or `npm config list`",
-        ) from error
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-        raise UpstreamError(f"cannot be fetched: {error}", where=redact(url)) from error
+    return await attempt()

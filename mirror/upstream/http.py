@@ -2,88 +2,234 @@
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import socket
 import ssl
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
-from urllib.parse import urlsplit
-from urllib.request import getproxies
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from urllib.parse import quote, urljoin, urlsplit
+from urllib.request import getproxies, proxy_bypass_environment  # type: ignore[attr-defined]  # not in typeshed
 
-import httpcore
-import httpx
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
 
-from mirror.errors import UpstreamError
+from mirror.errors import TruncatedError, UpstreamError
 from mirror.upstream.auth import UpstreamAuth
 from mirror.upstream.settings import UpstreamSettings, redact
-from mirror.upstream.stream import open_stream
 
 _USER_AGENT = "lockstock"
-_SCHEMES = ("http", "https", "all")
+_SCHEMES = ("http", "https")
+_LED_ON = frozenset({301, 302, 303, 307, 308})
+_MOST_REDIRECTS = 5
+_HELD = 1 << 18  # bytes of a body that may wait to be read
+# What a URL may hold as it is: what is quoted already stays so, since some URLs are signed.
+_SAFE = "!$%&'()*+,/:;=?@[]~"
+
+
+class UnreachableError(UpstreamError):
+    """No connection, or none that lasts; another try may find one."""
 
 
 @asynccontextmanager
-async def http_client(settings: UpstreamSettings, concurrency: int) -> AsyncIterator[httpx.AsyncClient]:
+async def http_client(settings: UpstreamSettings, concurrency: int) -> AsyncIterator[Client]:
     """Open the client. `concurrency` is the most connections at a time. Raises UpstreamError."""
-    context, dialer = _tls(settings), _Dialer(settings)
-    async with httpx.AsyncClient(
-        transport=_transport(context, dialer, concurrency),
-        mounts=_mounts(settings, context, dialer, concurrency),
-        timeout=httpx.Timeout(settings.timeout),
-        follow_redirects=True,
-        max_redirects=5,
-        auth=UpstreamAuth(settings.named, settings.authorization),
+    routes, auth = _Routes(settings), UpstreamAuth(settings.named, settings.authorization)
+    resolver, tls = _Resolver(settings), _tls(settings)
+    # A proxy's own name is the user's, so it may be private; but only for what goes through it.
+    async with (
+        _session(settings, concurrency, tls, resolver) as direct,
+        _session(settings, concurrency, tls, aiohttp.ThreadedResolver()) as proxied,
+    ):
+        yield Client(direct, proxied, resolver, routes, auth)
+
+
+def _session(
+    settings: UpstreamSettings, concurrency: int, tls: ssl.SSLContext | bool, resolver: AbstractResolver
+) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(
+            resolver=resolver,
+            ttl_dns_cache=None,  # a name is looked up once
+            ssl=tls,
+            limit=concurrency,
+        ),
+        timeout=aiohttp.ClientTimeout(sock_connect=settings.timeout, sock_read=settings.timeout),
         headers={"User-Agent": _USER_AGENT},
-        trust_env=False,
-    ) as client:
-        yield client
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        read_bufsize=_HELD,
+    )
 
 
-def _mounts(
-    settings: UpstreamSettings, context: ssl.SSLContext, dialer: _Dialer, concurrency: int
-) -> dict[str, httpx.AsyncBaseTransport]:
-    """Say which requests go through a proxy, and which hosts' certificates pip was told to trust.
+class Client:
+    """Asks for URLs: with their credentials, and on where an answer leads."""
+
+    def __init__(
+        self,
+        direct: aiohttp.ClientSession,
+        proxied: aiohttp.ClientSession,
+        resolver: _Resolver,
+        routes: _Routes,
+        auth: UpstreamAuth,
+    ) -> None:
+        self._direct = direct
+        self._proxied = proxied
+        self._resolver = resolver
+        self._routes = routes
+        self._auth = auth
+
+    @asynccontextmanager
+    async def ask(
+        self, url: str, headers: Mapping[str, str] | None = None
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Give the answer, whose body comes as it is sent. Raises UpstreamError and its kinds.
+
+        Errors of reading the body come up in the same words.
+        """
+        with _in_our_words(url):
+            place, given = _address(url), URL(url)
+            sent = self._auth.header(given)
+            async with self._followed(place, headers or {}, sent) as response:
+                known = await self._auth.asked_for(given, sent) if response.status == 401 else None
+                if known is None:
+                    yield response
+                    return
+            async with self._followed(place, headers or {}, known) as response:
+                yield response
+
+    @asynccontextmanager
+    async def _followed(
+        self, place: URL, headers: Mapping[str, str], authorization: str | None
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Go where answers lead. Credentials stay with those whom they were given for."""
+        for _ in range(_MOST_REDIRECTS + 1):
+            own = {"Authorization": authorization} if authorization else {}
+            async with await self._request(place, {**headers, **own}) as response:
+                led_to = response.headers.get("Location") if response.status in _LED_ON else None
+                if led_to is None:
+                    yield response
+                    return
+            following = _address(urljoin(str(place), led_to))
+            authorization = authorization if _is_of(following, place) else None
+            place = following
+        raise UpstreamError(f"cannot be fetched: more than {_MOST_REDIRECTS} redirects")
+
+    async def _request(
+        self, place: URL, headers: Mapping[str, str]
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        proxy, session = self._routes.proxy(place), self._proxied
+        if proxy is None:
+            session = self._direct
+            await self._resolver.check_literal(place.raw_host or "")
+        return session.get(
+            place, headers=headers, proxy=proxy, ssl=self._routes.tls(place), allow_redirects=False
+        )
+
+
+class _Routes:
+    """Says which requests go through a proxy, and which hosts' certificates pip was told to trust.
 
     A proxy looks names up itself, and it refuses addresses or does not; all else is dialled here.
     """
-    proxies = {"all": settings.proxy} if settings.proxy else {s: getproxies().get(s) for s in _SCHEMES}
-    mounts: dict[str, httpx.AsyncBaseTransport] = {
-        f"{scheme}://": _proxied(proxy, context) for scheme, proxy in proxies.items() if proxy
-    }
-    direct = [] if settings.proxy else [host.strip() for host in getproxies().get("no", "").split(",")]
-    for host in filter(None, direct):
-        pattern = "all://" if host == "*" else f"all://{'*' if host.startswith('.') else ''}{host}"
-        mounts[pattern] = _transport(context, dialer, concurrency)
-    for host in settings.trusted_hosts:
-        proxy = proxies.get("all") or proxies.get("https")
-        trusting = _proxied(proxy, _unchecked()) if proxy else _transport(_unchecked(), dialer, concurrency)
-        mounts[f"https://{host}"] = trusting
-    return mounts
+
+    def __init__(self, settings: UpstreamSettings) -> None:
+        found = getproxies()
+        common = settings.proxy or found.get("all")
+        self._no_proxy = {} if settings.proxy else {"no": found.get("no", "")}
+        given = {scheme: settings.proxy or found.get(scheme) or common for scheme in _SCHEMES}
+        self._proxies = {scheme: _proxy(url) for scheme, url in given.items() if url}
+        self._trusted = frozenset(settings.trusted_hosts)
+        self._unchecked = _unchecked() if self._trusted else True
+
+    def proxy(self, place: URL) -> URL | None:
+        """Give the proxy to go through."""
+        proxy = self._proxies.get(place.scheme)
+        if proxy is None or proxy_bypass_environment(place.host_port_subcomponent or "", self._no_proxy):
+            return None
+        return proxy
+
+    def tls(self, place: URL) -> ssl.SSLContext | bool:
+        """Give how certificates are looked at; True is as for all others."""
+        trusted = not self._trusted.isdisjoint({place.host, place.host_port_subcomponent})
+        return self._unchecked if trusted else True
 
 
-def _proxied(proxy: str, context: ssl.SSLContext) -> httpx.AsyncHTTPTransport:
-    url = proxy if "://" in proxy else f"http://{proxy}"
+def _proxy(given: str) -> URL:
+    """Read a proxy's URL, which may lack the scheme. Raises UpstreamError."""
     try:
-        return httpx.AsyncHTTPTransport(verify=context, proxy=url)
-    except (ValueError, ImportError) as error:
-        raise UpstreamError(
-            f"the proxy cannot be used: {error}",
-            where=redact(url),
-            hint="an http or https proxy can; `pip config list`",
-        ) from error
-
-
-def _transport(context: ssl.SSLContext, dialer: _Dialer, concurrency: int) -> httpx.AsyncHTTPTransport:
-    transport = httpx.AsyncHTTPTransport(verify=context)
-    # httpx has no argument for the network backend, so its pool is replaced by one that has.
-    transport._pool = httpcore.AsyncConnectionPool(
-        ssl_context=context,
-        max_connections=concurrency,
-        max_keepalive_connections=concurrency,
-        network_backend=dialer,
+        url = URL(given if "://" in given else f"http://{given}")
+        if url.scheme in _SCHEMES and url.host:
+            return url
+        reason = "it is neither an http nor an https proxy"
+    except ValueError as error:
+        reason = str(error)
+    raise UpstreamError(
+        f"the proxy cannot be used: {reason}",
+        where=redact(given),
+        hint="an http or https proxy can; `pip config list`",
     )
-    return transport
+
+
+def _address(url: str) -> URL:
+    """Give the URL to ask for, without credentials and fragment. Raises UpstreamError where it is none."""
+    try:
+        origin, parts = URL(url).origin(), urlsplit(url)
+        if origin.scheme in _SCHEMES:
+            query = f"?{quote(parts.query, _SAFE)}" if parts.query else ""
+            return URL(f"{origin}{quote(parts.path or '/', _SAFE)}{query}", encoded=True)
+        reason = "it is not an http or https address"
+    except ValueError:  # its words may hold the credentials
+        reason = "it is not an address"
+    raise UpstreamError(f"cannot be fetched: {reason}", where=redact(url))
+
+
+def _host(url: str) -> str | None:
+    try:
+        return URL(url).raw_host
+    except ValueError:
+        return None
+
+
+def _is_of(following: URL, place: URL) -> bool:
+    """Say whether a redirect stays with the same server, or only becomes a secure one there."""
+    upgrade = (place.scheme, place.port, following.scheme, following.port) == ("http", 80, "https", 443)
+    return following.origin() == place.origin() or (upgrade and following.host == place.host)
+
+
+@contextmanager
+def _in_our_words(url: str) -> Iterator[None]:
+    """Turn the errors of the client into ours. Theirs may hold credentials and signatures."""
+    where = redact(url)
+    try:
+        yield
+    except (aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError) as error:
+        raise TruncatedError(
+            "the upstream stopped in the middle", where=where, hint="run the refresh again"
+        ) from error
+    except aiohttp.ClientResponseError as error:
+        raise UnreachableError(
+            f"the answer cannot be read: {error.status} {error.message}",
+            where=where,
+            hint="check the proxy, and `pip config list` or `npm config list`",
+        ) from error
+    except (aiohttp.ClientConnectionError, TimeoutError) as error:
+        raise UnreachableError(
+            f"cannot be reached: {_reason(error)}",
+            where=where,
+            hint="check the network, the proxy, and `pip config list` or `npm config list`",
+        ) from error
+    except aiohttp.ClientError as error:
+        raise UpstreamError(f"cannot be fetched: {type(error).__name__}", where=where) from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return str(error.certificate_error)
+    if isinstance(error, TimeoutError):
+        return "it takes too long"
+    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+    return getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
 
 
 def _unchecked() -> ssl.SSLContext:
@@ -94,7 +240,10 @@ def _unchecked() -> ssl.SSLContext:
     return context
 
 
-def _tls(settings: UpstreamSettings) -> ssl.SSLContext:
+def _tls(settings: UpstreamSettings) -> ssl.SSLContext | bool:
+    """Make the context that the settings ask for; True stands for the client's own, which is there."""
+    if not settings.cert and not settings.client_cert:
+        return True
     try:
         context = ssl.create_default_context(cafile=settings.cert)
         if settings.client_cert:
@@ -107,8 +256,8 @@ def _tls(settings: UpstreamSettings) -> ssl.SSLContext:
     return context
 
 
-class _Dialer(httpcore.AsyncNetworkBackend):
-    """Looks each name up once, and dials only addresses that may be dialled.
+class _Resolver(aiohttp.ThreadedResolver):
+    """Gives only addresses that may be dialled.
 
     Hosts that the user's own settings name are trusted; an index's page or a redirect may lead to
     a private address only if the upstream is itself private. What was checked is what is dialled,
@@ -116,57 +265,43 @@ class _Dialer(httpcore.AsyncNetworkBackend):
     """
 
     def __init__(self, settings: UpstreamSettings) -> None:
-        self._named = {host for url in settings.named if (host := urlsplit(url).hostname)}
-        self._lookups: dict[str, asyncio.Task[list[str]]] = {}
+        super().__init__()
+        self._named = {host for url in settings.named if (host := _host(url))}
 
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
-        addresses = await self._checked(host)
-        for last, address in enumerate(addresses, 1):
-            try:
-                return await open_stream(address, port, timeout, local_address)
-            except (httpcore.ConnectError, httpcore.ConnectTimeout):
-                if last == len(addresses):
-                    raise
-        raise httpcore.ConnectError(f"{host} has no address")
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        """Look a name up, and check what it stands for. Raises OSError and UpstreamError."""
+        found = await self._look_up(host, port, family)
+        await self._check(host, [str(one["host"]) for one in found])
+        return found
 
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
+    async def check_literal(self, host: str) -> None:
+        """Check a host that is an address itself, which is not looked up. Raises UpstreamError."""
+        if ":" not in host and not host.replace(".", "").isdigit():  # as aiohttp tells them
+            return
+        try:
+            ipaddress.ip_address(host.partition("%")[0])
+        except ValueError as error:  # the system may read 2130706433 as an address, too
+            raise UpstreamError("cannot be fetched: the host is no address", where=host) from error
+        await self._check(host, [host])
 
-    async def _checked(self, host: str) -> list[str]:
-        addresses = await self._look_up(host)
+    async def _check(self, host: str, addresses: list[str]) -> None:
         if host in self._named or not any(map(_is_private, addresses)):
-            return addresses
-        own = [address for name in sorted(self._named) for address in await self._look_up(name)]
+            return
+        own = [str(one["host"]) for name in sorted(self._named) for one in await self._look_up(name)]
         if not any(map(_is_private, own)):
             raise UpstreamError(
                 "a public index sends us to a private address", where=host, hint="not followed"
             )
-        return addresses
 
-    async def _look_up(self, host: str) -> list[str]:
-        """Look a name up once for all who ask; what failed may be asked again."""
-        if host not in self._lookups:
-            self._lookups[host] = asyncio.create_task(_addresses(host))
+    async def _look_up(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
         try:
-            return await asyncio.shield(self._lookups[host])
-        except httpcore.ConnectError:
-            self._lookups.pop(host, None)
-            raise
-
-
-async def _addresses(host: str) -> list[str]:
-    try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:  # a name may not even be one
-        raise httpcore.ConnectError(f"{host}: {getattr(error, 'strerror', None) or error}") from error
-    return list(dict.fromkeys(str(item[4][0]) for item in found))
+            return await super().resolve(host, port, family)
+        except UnicodeError as error:  # a name may not even be one
+            raise OSError(str(error)) from error
 
 
 def _is_private(address: str) -> bool:

@@ -10,7 +10,6 @@ from dataclasses import fields, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import httpx
 from packaging.utils import (
     canonicalize_name,
     parse_sdist_filename,
@@ -24,7 +23,7 @@ from lockfiles.model import Artifact, Digest, IndexSource, Package
 from mirror.config import UpstreamSpec
 from mirror.errors import DigestMismatchError, NotFoundUpstreamError, UpstreamError
 from mirror.store import write_atomically
-from mirror.upstream.fetch import get, local_path
+from mirror.upstream.fetch import Page, get, local_path
 from mirror.upstream.session import Upstream
 from mirror.upstream.settings import is_pinned, is_remote, redact
 from mirror.upstream.simple import ACCEPT, Wanted, file_version, parse_page
@@ -211,23 +210,22 @@ async def _page(
     url = index if is_links else f"{index.rstrip('/')}/{canonicalize_name(name)}/"
     if urlsplit(url).scheme == "file":
         return _in_local_index(url, wanted)
-    response = await (_links(upstream, url) if is_links else _ask(upstream, url))
-    if response is None:
+    page = await (_links(upstream, url) if is_links else _ask(upstream, url))
+    if page is None:
         return ()
-    kind, body, base = response.headers.get("content-type", ""), response.content, str(response.url)
     try:
-        narrow = parse_page(kind, body, base, wanted, allowed) if allowed else ()
-        return narrow or parse_page(kind, body, base, wanted)
+        narrow = parse_page(page.kind, page.body, page.url, wanted, allowed) if allowed else ()
+        return narrow or parse_page(page.kind, page.body, page.url, wanted)
     except ValueError as error:
         raise UpstreamError(f"the answer cannot be used: {error}", where=redact(url)) from error
 
 
-async def _ask(upstream: Upstream, url: str) -> httpx.Response | None:
+async def _ask(upstream: Upstream, url: str) -> Page | None:
     async with upstream.bounds.turn(url):
         return await get(upstream.client, url, upstream.retries, headers={"Accept": ACCEPT})
 
 
-async def _links(upstream: Upstream, url: str) -> httpx.Response | None:
+async def _links(upstream: Upstream, url: str) -> Page | None:
     """Ask for a page of links once, for all packages."""
     if url not in upstream.links:
         upstream.links[url] = asyncio.create_task(_ask(upstream, url))

@@ -47,7 +47,7 @@ async def files_of(package: Package, upstream: Upstream) -> tuple[Artifact, ...]
             page = await get(upstream.client, url, upstream.retries, headers={"Accept": _ACCEPT})
         if page is not None:
             known = True
-            if dist := _dist(page.content, package, url):
+            if dist := _dist(page.body, package, url):
                 return (_artifact(dist, package, url),)
     raise _not_found(package, known=known)
 

@@ -7,11 +7,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-import httpx
-
 from mirror.config import Config
 from mirror.upstream.bounds import Bounds
-from mirror.upstream.http import http_client
+from mirror.upstream.fetch import Page
+from mirror.upstream.http import Client, http_client
 from mirror.upstream.settings import UpstreamSettings, pip_settings
 
 _RETRIES_AT_MOST = 5
@@ -24,11 +23,11 @@ class Upstream:
     `links` are the pages of links that were asked for, which are the same for every package.
     """
 
-    client: httpx.AsyncClient
+    client: Client
     settings: UpstreamSettings
     bounds: Bounds
     max_file_size: int
-    links: dict[str, asyncio.Task[httpx.Response | None]] = field(default_factory=dict)
+    links: dict[str, asyncio.Task[Page | None]] = field(default_factory=dict)
 
     @property
     def retries(self) -> int:

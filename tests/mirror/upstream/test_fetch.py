@@ -7,7 +7,6 @@ import time
 from email.utils import formatdate
 from pathlib import Path
 
-import httpx
 import pytest
 
 from lockfiles.model import Digest
@@ -20,8 +19,8 @@ from tests.index_server import Answer, IndexServer
 from tests.wheels import digest, make_wheel
 
 
-def get(index: IndexServer, path: str, retries: int = 0, url: str | None = None) -> httpx.Response | None:
-    async def run() -> httpx.Response | None:
+def get(index: IndexServer, path: str, retries: int = 0, url: str | None = None) -> fetching.Page | None:
+    async def run() -> fetching.Page | None:
         async with http_client(UpstreamSettings(indexes=(url or index.index,)), 4) as client:
             return await fetching.get(client, f"{index.url}{path}", retries)
 
@@ -40,7 +39,7 @@ def test_retry_after_is_honoured(index: IndexServer, header: str) -> None:
     index.faults["/simple/flask/"] = busy_once
     response = get(index, "/simple/flask/", retries=1)
     assert response is not None
-    assert response.content == b"x"
+    assert response.body == b"x"
     assert times[1] - times[0] >= 0.9
 
 

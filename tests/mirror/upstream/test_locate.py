@@ -6,12 +6,11 @@ import asyncio
 import json
 from pathlib import Path
 
-import httpx
 import pytest
 
 from lockfiles.errors import LockstockError
 from mirror.errors import UpstreamError
-from mirror.upstream.fetch import get
+from mirror.upstream.fetch import Page, get
 from mirror.upstream.http import http_client
 from mirror.upstream.settings import UpstreamSettings
 from tests.index_server import IndexServer
@@ -97,8 +96,8 @@ def test_a_remote_page_cannot_name_files_of_this_machine(project: Project, index
     assert "Traceback" not in ended.stderr
 
 
-def ask(settings: UpstreamSettings, url: str) -> httpx.Response | None:
-    async def run() -> httpx.Response | None:
+def ask(settings: UpstreamSettings, url: str) -> Page | None:
+    async def run() -> Page | None:
         async with http_client(settings, 2) as client:
             return await get(client, url, 0)
 

@@ -1,0 +1,236 @@
+"""Connections: TLS, large files, and what a server does with a connection that nobody uses."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import random
+import ssl
+from base64 import b64encode
+from contextlib import suppress
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from lockfiles.model import Digest
+from mirror.errors import UpstreamError
+from mirror.store import Expected, Store
+from mirror.upstream.fetch import Page, fetch, get
+from mirror.upstream.http import http_client
+from mirror.upstream.settings import UpstreamSettings
+from tests.index_server import Answer, IndexServer
+from tests.wheels import digest
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A certificate of its own authority for loopback, with its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "loopback")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    path = tmp_path / "loopback.pem"
+    path.write_bytes(made.public_bytes(serialization.Encoding.PEM) + private)
+    return path
+
+
+def tls(certificate: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    return context
+
+
+def test_a_large_file_over_tls(tmp_path: Path, wheels: Path, certificate: Path) -> None:
+    file = wheels / "big-1.0.tar.gz"
+    file.write_bytes(random.Random(1).randbytes(5_000_000))
+    store, counted = Store(tmp_path / "store"), []
+
+    async def run(server: IndexServer) -> str:
+        settings = UpstreamSettings(indexes=(server.index,), cert=str(certificate))
+        expected = Expected(label=file.name, digests=(Digest("sha256", digest(file)),), size=5_000_000)
+        async with http_client(settings, 4) as client:
+            place = f"{server.url}/files/{file.name}"
+            many = (fetch(client, place, store, expected, 0, counted.append) for _ in range(6))
+            return (await asyncio.gather(*many))[0]
+
+    with IndexServer(wheels, tls=tls(certificate)) as server:
+        sha256 = asyncio.run(run(server))
+    assert store.path(sha256).read_bytes() == file.read_bytes()
+    assert sum(counted) == 6 * 5_000_000
+
+
+def test_a_certificate_that_nobody_trusts(wheels: Path, certificate: Path) -> None:
+    async def run(server: IndexServer) -> None:
+        async with http_client(UpstreamSettings(indexes=(server.index,)), 4) as client:
+            await get(client, server.index, 0)
+
+    with (
+        IndexServer(wheels, tls=tls(certificate)) as server,
+        pytest.raises(UpstreamError, match="certificate"),
+    ):
+        asyncio.run(run(server))
+
+
+@pytest.mark.parametrize("unasked", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"])
+@pytest.mark.parametrize("secure", [True, False])
+def test_an_idle_connection_that_the_server_ends_is_not_used_again(
+    wheels: Path, certificate: Path, secure: bool, unasked: bytes
+) -> None:
+    def once(answer: Answer) -> None:
+        answer.send(200, b"good")
+        answer.handler.wfile.write(unasked)
+        answer.cut()
+
+    async def run(server: IndexServer) -> list[bytes]:
+        bodies = []
+        async with http_client(UpstreamSettings(indexes=(server.index,), cert=str(certificate)), 4) as client:
+            for _ in range(3):
+                page = await get(client, f"{server.url}/page", 0)
+                assert isinstance(page, Page)
+                bodies.append(page.body)
+                await asyncio.sleep(0.2)
+        return bodies
+
+    with IndexServer(wheels, tls=tls(certificate) if secure else None) as server:
+        server.faults["/page"] = once
+        assert asyncio.run(run(server)) == [b"good"] * 3
+
+
+class Proxy:
+    """A forward proxy on loopback that wants credentials; all hosts lead to one server."""
+
+    def __init__(self, server: IndexServer, credentials: str) -> None:
+        self._port = int(server.url.rpartition(":")[2])
+        self._wanted = b"Basic " + b64encode(credentials.encode())
+        self.asked: list[str] = []
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        method, target, _ = head.split(b" ", 2)
+        self.asked.append(f"{method.decode()} {target.decode()}")
+        if self._wanted not in head:
+            writer.write(b"HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n")
+            writer.close()
+            return
+        up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._port)
+        if method == b"CONNECT":
+            writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        else:
+            up_writer.write(head)
+        await asyncio.gather(self._copy(reader, up_writer), self._copy(up_reader, writer))
+
+    @staticmethod
+    async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while data := await reader.read(1 << 16):
+                writer.write(data)
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    ("credentials", "hosts", "gone"),
+    [
+        ("me:pw", "", ["CONNECT index.example:443"]),
+        ("me:wrong", "", ["CONNECT index.example:443"]),
+        ("me:pw", "other.example,dex.example", ["CONNECT index.example:443"]),
+        ("me:pw", "127.0.0.1", []),
+    ],
+)
+def test_a_proxy(
+    wheels: Path,
+    certificate: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    credentials: str,
+    hosts: str,
+    gone: list[str],
+) -> None:
+    """It is gone through with its credentials, also where its address is private, but not for `no_proxy`."""
+
+    async def run(server: IndexServer) -> list[str]:
+        proxy = Proxy(server, "me:pw")
+        async with await asyncio.start_server(proxy.handle, "127.0.0.1", 0) as listening:
+            port = listening.sockets[0].getsockname()[1]
+            monkeypatch.setenv("https_proxy", f"http://{credentials}@127.0.0.1:{port}")
+            monkeypatch.setenv("no_proxy", hosts)
+            index = "https://index.example/" if gone else server.index
+            settings = UpstreamSettings(
+                indexes=(index,), cert=str(certificate), trusted_hosts=("index.example",)
+            )
+            async with http_client(settings, 2) as client:
+                page = await get(client, index, 0)
+                assert page is not None
+        return proxy.asked
+
+    with IndexServer(wheels, tls=tls(certificate)) as server:
+        server.faults["/"] = lambda answer: answer.send(200, b"{}")
+        server.faults["/simple"] = server.faults["/"]
+        if credentials == "me:pw":
+            assert asyncio.run(run(server)) == gone
+            return
+        with pytest.raises(UpstreamError, match="407") as caught:
+            asyncio.run(run(server))
+        assert "wrong" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "host", ["2130706433", "127.1", "0x7f.1", "[::1]", "[::ffff:127.0.0.1]", "localhost"]
+)
+def test_no_way_to_write_a_private_address_gets_through(index: IndexServer, host: str) -> None:
+    """Nor does a redirect that is written so."""
+    port = index.url.rpartition(":")[2]
+
+    async def run() -> None:
+        async with http_client(UpstreamSettings(indexes=("https://93.184.216.34/simple",)), 2) as client:
+            await get(client, f"http://{host}:{port}/simple/flask/", 0)
+
+    with pytest.raises(UpstreamError, match=r"private address|no address|cannot be reached"):
+        asyncio.run(run())
+    assert index.requests == []
+
+
+def test_credentials_stay_where_they_belong(index: IndexServer, wheels: Path) -> None:
+    with IndexServer(wheels, host="127.0.0.2") as other:
+        index.faults["/a"] = lambda answer: answer.send(302, headers={"Location": "/b"})
+        index.faults["/b"] = lambda answer: answer.send(307, headers={"Location": f"{other.url}/c"})
+        other.faults["/c"] = lambda answer: answer.send(301, headers={"Location": f"{index.url}/d"})
+        index.faults["/d"] = lambda answer: answer.send(200, b"end")
+
+        async def run() -> Page | None:
+            async with http_client(UpstreamSettings(indexes=(index.index,)), 2) as client:
+                return await get(client, f"{index.url.replace('//', '//me:pw@')}/a", 0)
+
+        page = asyncio.run(run())
+    assert page == Page(kind="application/octet-stream", body=b"end", url=f"{index.url}/d")
+    sent = {path: "Authorization" in headers for path, headers in (*index.requests, *other.requests)}
+    assert sent == {"/a": True, "/b": True, "/c": False, "/d": False}
+
+
+def test_what_is_quoted_in_a_url_stays_so(index: IndexServer) -> None:
+    path = "/files/a%2Bb%7Ec+%C3%A4?sig=a%2Fb%3D&x=%41"
+
+    async def run() -> None:
+        async with http_client(UpstreamSettings(indexes=(index.index,)), 2) as client:
+            await get(client, f"{index.url}{path}#fragment", 0)
+            await get(client, f"{index.url}/ä b\n", 0)
+
+    asyncio.run(run())
+    assert [asked for asked, _ in index.requests] == [path, "/%C3%A4%20b"]
