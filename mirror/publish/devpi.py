@@ -27,6 +27,7 @@ from typing import Any
 
 from lockfiles.model import Ecosystem
 from mirror.errors import DiskFullError, RegistryError, StoreError
+from mirror.publish import devpi_process
 from mirror.publish.devpi_stage import fill, has_file
 from mirror.snapshot import Snapshot, Stocked
 from mirror.store import Store, disk_errors, sync_file_system, sync_folder, write_atomically
@@ -200,9 +201,9 @@ def _create(folder: Path, server: Path) -> None:
 
 
 def _config(folder: Path, server: Path | None = None) -> Any:
-    from devpi_server.config import get_pluginmanager, parseoptions
+    from devpi_server.config import parseoptions
 
-    return parseoptions(get_pluginmanager(), ["devpi-server", *options(folder, server)])
+    return parseoptions(devpi_process.plugins(), ["devpi-server", *options(folder, server)])
 
 
 def _open(config: Any, *, init: bool = False) -> Any:

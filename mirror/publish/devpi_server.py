@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from mirror.errors import RegistryError
-from mirror.publish import devpi
+from mirror.publish import devpi, devpi_process
 
 HOST = "127.0.0.1"
 LOG = "server.log"
@@ -107,11 +107,12 @@ def start(folder: Path, port: int, *, private: bool = False) -> Server:
     return server
 
 
-def start_behind(folder: Path, host: str, port: int) -> tuple[Server, socket.socket]:
+def start_behind(folder: Path, host: str, port: int, *, web: bool = False) -> tuple[Server, socket.socket]:
     """Listen on `port`, and start the server on a free one behind it, its log on stderr.
 
-    The server ends with the thread that started it. Raises RegistryError when the mirror is served
-    already, `port` is taken, or devpi does not come up.
+    With `web`, devpi-web is loaded, which has to be installed. The server ends with the thread that
+    started it. Raises RegistryError when the mirror is served already, `port` is taken, or devpi does
+    not come up.
     """
     devpi.init(folder)
     with devpi.locked(folder):
@@ -121,7 +122,7 @@ def start_behind(folder: Path, host: str, port: int) -> tuple[Server, socket.soc
             free = _free_port()
         except OSError as error:
             raise RegistryError(f"cannot listen: {error.strerror}", where=f"{host}:{port}") from error
-        server = Server(port=free, process=_spawn(folder, free, sys.stderr))
+        server = Server(port=free, process=_spawn(folder, free, sys.stderr, web=web))
         if not _comes_up(server, folder):
             listener.close()
             server.stop()
@@ -143,13 +144,15 @@ def _refuse_second(folder: Path, port: int) -> None:
         )
 
 
-def _spawn(folder: Path, port: int, log: IO[bytes] | IO[str]) -> subprocess.Popen[bytes]:
+def _spawn(
+    folder: Path, port: int, log: IO[bytes] | IO[str], *, web: bool = False
+) -> subprocess.Popen[bytes]:
     # devpi reads DEVPISERVER_* as options; a group of its own keeps the terminal's Ctrl-C from it,
     # so that whoever started it stops it when its own work is cleaned up.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("DEVPI")}
-    address = [f"--host={HOST}", f"--port={port}"]
+    address = [*([devpi_process.WITH_WEB] if web else []), f"--host={HOST}", f"--port={port}"]
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "devpi_server", *address, *devpi.options(folder)],
+        [sys.executable, "-P", "-m", devpi_process.__name__, *address, *devpi.options(folder)],
         stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
         process_group=0, preexec_fn=end_with_parent,
     )  # fmt: skip

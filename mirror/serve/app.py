@@ -10,12 +10,12 @@ from contextlib import suppress
 from aiohttp import web
 
 from mirror.layout import Layout
-from mirror.publish import devpi, devpi_server
+from mirror.publish import devpi, devpi_process, devpi_server
 from mirror.serve.index import Index
 from mirror.serve.npm import NpmRegistry
 from mirror.serve.proxy import Proxy
 from mirror.serve.readers import Readers
-from mirror.serve.views import Views
+from mirror.serve.views import DEVPI_TOP, Views
 
 _GRACE = 5.0  # seconds for answers under way when the server is stopped
 _WATCH = 0.5
@@ -28,31 +28,45 @@ def serve(layout: Layout, host: str, port: int, *, in_house: bool = False, priva
     accounts may read.
     Raises RegistryError when this mirror is served already, or the port is taken.
     """
-    backend, listener = devpi_server.start_behind(layout.devpi, host, port)
+    pages = devpi_process.has_web()
+    backend, listener = devpi_server.start_behind(layout.devpi, host, port, web=pages)
     with backend, listener:
-        app = application(layout, backend.port, in_house=in_house, private=private)
+        app = application(layout, backend.port, in_house=in_house, private=private, pages=pages)
         return asyncio.run(_serve(app, listener, backend))
 
 
 def application(
-    layout: Layout, backend: int, *, in_house: bool = False, private: bool = False
+    layout: Layout, backend: int, *, in_house: bool = False, private: bool = False, pages: bool = False
 ) -> web.Application:
-    """Make the application; `backend` is the port of devpi."""
+    """Make the application; `backend` is the port of devpi, which with `pages` has some for people."""
     proxy = Proxy(backend)
 
     async def beside(project: str) -> str | None:
         path = f"/{devpi.USER}/{devpi.STABLE}/+simple/{project}/"
         return path if await proxy.has(path) else None
 
+    async def top(request: web.Request) -> web.StreamResponse:
+        return await (proxy.top if _is_devpis(request) else views.page)(request)
+
     index = Index(layout.tree, beside if in_house else None)
+    views = Views(layout, index, devpi_pages=pages)
     readers = Readers(proxy) if private else None
     app = web.Application(middlewares=[readers.middleware()] if readers else [])
     if readers:
         app.on_response_prepare.append(readers.keep_private)
     app.cleanup_ctx.append(proxy.run)
-    app.add_routes([*index.routes(), *NpmRegistry(index).routes(), *Views(layout, index).routes()])
+    app.add_routes([*index.routes(), *NpmRegistry(index).routes(), *views.routes()])
+    app.router.add_get("/", top)
+    if pages:
+        app.router.add_get(f"/{DEVPI_TOP}", proxy.top)
     app.router.add_route("*", "/{path:.*}", proxy.forward)
     return app
+
+
+def _is_devpis(request: web.Request) -> bool:
+    """Say whether a client of devpi asks for all users, which it does at the top."""
+    accept = request.headers.get("Accept", "")
+    return "application/json" in accept and "text/html" not in accept
 
 
 async def _serve(app: web.Application, listener: socket.socket, backend: devpi_server.Server) -> int:

@@ -17,6 +17,8 @@ _HOP_BY_HOP = {
     "transfer-encoding", "upgrade", "expect",
 }  # fmt: skip
 _OUTSIDE = "X-Outside-Url"  # devpi's own header for the place of its top
+# devpi-web redirects what ends in a slash, even its top where a proxy shows that below a folder.
+_TOP = "/?top"
 _AT_ONCE = 50  # as many threads as devpi's server has
 
 
@@ -39,15 +41,19 @@ class Proxy:
         ) as self._session:
             yield
 
-    async def forward(self, request: web.Request) -> web.StreamResponse:
-        """Answer as devpi does, or 502 where it does not."""
+    async def top(self, request: web.Request) -> web.StreamResponse:
+        """Answer as devpi does at its top, which it shares with the status page."""
+        return await self.forward(request, _TOP)
+
+    async def forward(self, request: web.Request, path: str | None = None) -> web.StreamResponse:
+        """Answer as devpi does, at `path` if not where it is asked, or 502 where it does not."""
         if self._session is None:
             raise web.HTTPBadGateway
         try:
             async with self._session.request(
                 # devpi's server ends its answers to HEAD as if they had a body, which clients refuse.
                 "GET" if request.method == "HEAD" else request.method,
-                URL(f"{self._backend}{request.raw_path}", encoded=True),
+                URL(f"{self._backend}{path or request.raw_path}", encoded=True),
                 headers=_asked_on(request),
                 data=request.content if request.can_read_body else None,
                 allow_redirects=False,

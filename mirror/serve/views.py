@@ -22,19 +22,20 @@ _HEADERS = {"Content-Security-Policy": _POLICY, "Cache-Control": "no-store", "Re
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _WIDTH, _HEIGHT = 640, 160  # of the chart, in its own units
 _SHOWN = 50
+DEVPI_TOP = "+devpi"  # where the page is that devpi has at its top
 
 
 class Views:
     """Answers about one mirror."""
 
-    def __init__(self, layout: Layout, index: Index) -> None:
+    def __init__(self, layout: Layout, index: Index, *, devpi_pages: bool = False) -> None:
         self._layout = layout
         self._index = index
+        self._devpi = DEVPI_TOP if devpi_pages else None
 
     def routes(self) -> list[web.RouteDef]:
         """Give what to answer, and how."""
         return [
-            web.get("/", self._page),
             web.get("/health", self._health),
             web.get("/metrics", self._metrics),
         ]
@@ -48,7 +49,8 @@ class Views:
         lines = metrics(self._status(), self._index)
         return web.Response(body="".join(lines).encode(), headers={"Content-Type": _METRICS_TYPE})
 
-    async def _page(self, _request: web.Request) -> web.Response:
+    async def page(self, _request: web.Request) -> web.Response:
+        """Give the page for people."""
         status = self._status()
         missing = self._index.missing.most_common(_SHOWN)
         page = _template().render(
@@ -59,6 +61,7 @@ class Views:
             width=_WIDTH,
             height=_HEIGHT,
             missing=missing,
+            devpi=self._devpi,
             version=version("lockstock"),
         )
         return web.Response(text=page, content_type="text/html", headers=_HEADERS)

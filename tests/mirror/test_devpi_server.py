@@ -44,7 +44,7 @@ def web_server(registry: Registry) -> Iterator[None]:
         server.shutdown()
 
 
-def foreground(registry: Registry, function: str = "serve") -> subprocess.Popen[bytes]:
+def foreground(registry: Registry, function: str = "serve", before: str = "") -> subprocess.Popen[bytes]:
     """Run `mirror.serve.app.serve`, or `devpi_server.start` and then sleep, in a process of its own."""
     script = {
         "serve": "from mirror.layout import Layout; from mirror.serve.app import serve\n"
@@ -52,7 +52,7 @@ def foreground(registry: Registry, function: str = "serve") -> subprocess.Popen[
         "start": "from mirror.publish import devpi_server\n"
         f"devpi_server.start(Path({str(registry.folder)!r}), {registry.port})\ntime.sleep(60)\n",
     }[function]
-    script = f"import sys, time; from pathlib import Path; {script}"
+    script = f"import sys, time; from pathlib import Path\n{before}\n{script}"
     return subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE)
 
 

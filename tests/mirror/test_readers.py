@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -76,6 +77,22 @@ def test_strangers_read_nothing(private: Private) -> None:
         assert private.get(path, **{"Authorization": "Bearer x", "X-Devpi-Replica-Uuid": "y"}) in (401, 403)
     assert private.get("/health") == 200
     assert "flask" not in httpx.get(f"{private.url}/metrics", trust_env=False).text
+
+
+def test_strangers_see_no_page_of_devpis(private: Private) -> None:
+    name = private.project.layout.snapshots.current_name()
+    html = {"Accept": "text/html"}
+    url = f"{private.url}/+devpi"
+    page = httpx.get(url, auth=private.reader, headers=html, trust_env=False)
+    style = re.findall(r'href="([^"]+[.]css)"', page.text)[0].removeprefix(private.url)
+    for path in (
+        "/+devpi", "/+search?query=flask", "/+searchhelp", "/+status", "/lockstock", "/lockstock/current",
+        f"/lockstock/s-{name}", f"/lockstock/s-{name}/flask", f"/lockstock/s-{name}/flask/1.0", style,
+    ):  # fmt: skip
+        assert private.get(path, **html) == 401, path
+        assert private.get(path, private.reader, **html) == 200, path
+    asked = httpx.get(url, headers=html, trust_env=False)
+    assert (asked.headers["WWW-Authenticate"], "flask" in asked.text) == ('Basic realm="lockstock"', False)
 
 
 def test_a_reader_reads_everything_and_changes_nothing(private: Private) -> None:
