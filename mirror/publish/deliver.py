@@ -7,8 +7,9 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
+from lockfiles.errors import LockstockError
 from mirror.config import Config
-from mirror.console import human_size, plural, say
+from mirror.console import human_size, plural, report_error, say
 from mirror.destinations import ObjectStoreSpec, RemoteDevpiSpec
 from mirror.layout import Layout
 from mirror.publish import devpi, devpi_accounts, devpi_server, simple
@@ -59,7 +60,7 @@ def deliver(
 
     The caller holds the mirror. Doing it again does nothing, but that with `mend` it looks at what is
     there, in place of the notes of the last time. Raises RegistryError, DiskFullError,
-    ObjectStoreError; clients see what they saw before then, where it was not brought to yet.
+    ObjectStoreError; clients see what they saw before then, where it could not be brought to.
     """
     layout = Layout(config.root)
     if mend:
@@ -73,10 +74,31 @@ def deliver(
     simple.prune(layout, keep)
     if published.changed:
         _check(config, layout, snapshot, ahead)
+    _send_elsewhere(config, layout, name, snapshot, keep)
+
+
+def _send_elsewhere(
+    config: Config, layout: Layout, name: str, snapshot: Snapshot, keep: Collection[str]
+) -> None:
+    """Bring it to every other place: what cannot be reached keeps it from none of the others.
+
+    Raises the first error when all were tried; the others are told.
+    """
+    sendings: list[Callable[[], None]] = []
     if config.object_store:
-        _send(layout, name, config.object_store)
+        sendings.append(partial(_send, layout, name, config.object_store))
     if config.remote_devpi:
-        _send_to_devpi(layout, name, snapshot, config.remote_devpi, keep)
+        sendings.append(partial(_send_to_devpi, layout, name, snapshot, config.remote_devpi, keep))
+    errors: list[LockstockError] = []
+    for send in sendings:
+        try:
+            send()
+        except LockstockError as error:
+            errors.append(error)
+    for error in errors[1:]:
+        report_error(error)
+    if errors:
+        raise errors[0]
 
 
 def _call(function: Callable[_P, _T], *args: _P.args, **named: _P.kwargs) -> _T:

@@ -352,6 +352,33 @@ def test_a_refresh_publishes_there_too_and_one_without_changes_asks_nobody(
     assert shown(elsewhere) == digests(one, two)
 
 
+def test_an_object_store_that_is_away_keeps_nothing_from_it(
+    elsewhere: Elsewhere, project: Project, wheels: Path
+) -> None:
+    one, two = make_wheel(wheels, "lockstock-one", "1.0"), make_wheel(wheels, "lockstock-two", "1.0")
+    away = '[object_store]\nbucket = "packages"\nendpoint = "http://127.0.0.1:1"\n'
+    project.environment |= {
+        "AWS_ACCESS_KEY_ID": "k",
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_MAX_ATTEMPTS": "1",
+    }
+    project.configure(more=away + table(elsewhere))
+    project.lock(one)
+    ended = project.mirror("refresh")
+    assert (ended.returncode, "object store cannot be reached" in ended.stderr) == (71, True)
+    assert shown(elsewhere) == digests(one)
+    project.configure(more=away + table(elsewhere, port=1))
+    project.lock(two)
+    ended = project.mirror("refresh")
+    assert ended.returncode == 71
+    told = " ".join(ended.stderr.split())
+    assert told.index("remote devpi cannot be reached") < told.index("object store cannot be reached")
+    assert SECRET not in told
+    project.configure(more=table(elsewhere))
+    assert project.refreshed()["changed"] is True
+    assert shown(elsewhere) == digests(two)
+
+
 def test_publish_mends_and_the_doctor_tells_when(
     elsewhere: Elsewhere,
     project: Project,
