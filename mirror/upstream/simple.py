@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
 
+import msgspec
 from packaging.utils import (
     InvalidSdistFilename,
     canonicalize_name,
@@ -80,16 +81,40 @@ def _of_wheel(name: str, version: str) -> tuple[str, Version]:
     return canonicalize_name(name), Version(version)
 
 
+class _Hashed(msgspec.Struct, gc=False):
+    """An entry of a page, of which only its digests are looked at."""
+
+    hashes: dict[str, Any] = {}
+
+
+class _Hashes(msgspec.Struct):
+    files: list[_Hashed]
+
+
+class _Entries(msgspec.Struct):
+    """A page's entries, each as it stands there."""
+
+    files: list[msgspec.Raw]
+
+
+_HASHES, _ENTRIES = msgspec.json.Decoder(_Hashes), msgspec.json.Decoder(_Entries)
+
+
 def _from_json(body: bytes, url: str, wanted: Wanted, values: frozenset[str]) -> Iterator[Artifact]:
     try:
-        page = json.loads(body)
-        for file in page["files"]:
-            if values and values.isdisjoint(file.get("hashes", {}).values()):
-                continue
+        for file in _with_digests(body, values) if values else json.loads(body)["files"]:
             if _printable(file["filename"]) and _printable(file["url"]) and wanted(file["filename"]):
                 yield _artifact(file["filename"], urljoin(url, file["url"]), file)
-    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (KeyError, TypeError, AttributeError, RecursionError, msgspec.DecodeError) as error:
         raise ValueError(f"not PEP 691: {type(error).__name__} {error}") from error
+
+
+def _with_digests(body: bytes, values: frozenset[str]) -> list[Any]:
+    """Read only the entries that have one of these digests: most of a page are other versions."""
+    hashed = _HASHES.decode(body).files
+    named = [index for index, file in enumerate(hashed) if not values.isdisjoint(file.hashes.values())]
+    entries = _ENTRIES.decode(body).files if named else []
+    return [json.loads(bytes(entries[index])) for index in named]
 
 
 def _artifact(filename: str, url: str, file: dict[str, Any]) -> Artifact:
