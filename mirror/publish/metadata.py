@@ -18,6 +18,7 @@ from typing import BinaryIO
 from packaging.metadata import RawMetadata, parse_email
 
 from mirror.archives import BoundedTarInfo
+from mirror.narrow import narrowed
 
 METADATA_LIMIT = 1 << 20
 SCAN_LIMIT = 64 << 20
@@ -56,32 +57,32 @@ def wheel_metadata(path: Path, filename: str) -> bytes | None:
     if not filename.endswith(".whl"):
         return None
     try:
-        with zipfile.ZipFile(path) as archive:
+        with narrowed(path, b"/METADATA") as file, zipfile.ZipFile(file) as archive:
             found = [entry for entry in archive.infolist() if _IN_WHEEL.fullmatch(entry.filename)]
             if len(found) != 1:
                 return None
-            with archive.open(found[0]) as file:
-                return _limited(file.read(METADATA_LIMIT + 1))
+            with archive.open(found[0]) as member:
+                return _limited(member.read(METADATA_LIMIT + 1))
     except _UNREADABLE:
         return None
 
 
 def _find(path: Path, filename: str) -> bytes | None:
     if filename.endswith(".whl"):
-        return _from_zip(path, _IN_WHEEL)
+        return _from_zip(path, b"/METADATA", _IN_WHEEL)
     if filename.endswith(".zip"):
-        return _from_zip(path, _IN_SDIST)
+        return _from_zip(path, b"/PKG-INFO", _IN_SDIST)
     if filename.endswith((".tar.gz", ".tgz")):
         return _from_tar(path)
     return None
 
 
-def _from_zip(path: Path, pattern: re.Pattern[str]) -> bytes | None:
-    with zipfile.ZipFile(path) as archive:
+def _from_zip(path: Path, suffix: bytes, pattern: re.Pattern[str]) -> bytes | None:
+    with narrowed(path, suffix) as file, zipfile.ZipFile(file) as archive:
         for entry in archive.infolist():
             if pattern.fullmatch(entry.filename):
-                with archive.open(entry) as file:
-                    return _limited(file.read(METADATA_LIMIT + 1))
+                with archive.open(entry) as member:
+                    return _limited(member.read(METADATA_LIMIT + 1))
     return None
 
 
