@@ -65,9 +65,10 @@ def deliver(
     layout = Layout(config.root)
     if mend:
         _forget(layout)
-    call = ahead.call if ahead else _call
-    tree = simple.lay(layout, name, snapshot, config.url, mend=mend)
-    published = call(devpi.publish, layout.devpi, name, snapshot, layout.store, config.in_house, tree)
+    call, begin = (ahead.call, ahead.begin) if ahead else (_call, partial)
+    publishing = begin(devpi.publish, layout.devpi, name, snapshot, layout.store, config.in_house)
+    simple.lay(layout, name, snapshot, config.url, mend=mend)
+    published = publishing()
     simple.show(layout, name)
     keep = {*layout.snapshots.names(), name}
     call(devpi.prune, layout.devpi, keep)

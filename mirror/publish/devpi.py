@@ -62,15 +62,13 @@ def publish(
     snapshot: Snapshot,
     store: Store,
     in_house: tuple[str, ...] = (),
-    tree: Path | None = None,
 ) -> Published:
     """Show the Python packages of the snapshot `name`, and only these, in the stable index.
 
     `folder` is the registry's, MIRROR/devpi; it is made where it is missing. `in_house` are indexes of
-    people, as USER/INDEX, that the stable index shows behind the snapshot's. `tree` is a static tree of
-    the snapshot, which has the metadata of its wheels. The caller holds the mirror: there is one writer
-    at a time. Publishing what is published does nothing. Raises RegistryError, and DiskFullError;
-    clients see the previous snapshot then.
+    people, as USER/INDEX, that the stable index shows behind the snapshot's. The caller holds the mirror:
+    there is one writer at a time. Publishing what is published does nothing. Raises RegistryError, and
+    DiskFullError; clients see the previous snapshot then.
     """
     init(folder)
     index = index_of(name)
@@ -84,7 +82,7 @@ def publish(
         if not complete:
             with xom.keyfs.write_transaction():  # one, for clients may read the index that is mended
                 _delete(xom, index)
-                fill(xom.model.get_user(USER).create_stage(index, bases=(), **CLOSED), files, store, tree)
+                fill(xom.model.get_user(USER).create_stage(index, bases=(), **CLOSED), files, store)
                 sync_file_system(folder)  # for the database will say that the links are there
         changed = _promote(xom, index, in_house) or not complete
     return Published(index=index, files=len(files), changed=changed)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from multiprocessing import get_context
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -51,8 +51,23 @@ class Ahead:
 
     def call(self, function: Callable[_P, _T], *args: _P.args, **named: _P.kwargs) -> _T:
         """Call a function of `mirror.publish.devpi` there. Raises what it raises, and RegistryError."""
+        return self.begin(function, *args, **named)()
+
+    def begin(self, function: Callable[_P, _T], *args: _P.args, **named: _P.kwargs) -> Callable[[], _T]:
+        """Have a function called there, and give what waits for its result and raises as `call` does."""
+        with self._pool_lives():
+            task = self._pool.submit(function, *args, **named)
+
+        def result() -> _T:
+            with self._pool_lives():
+                return task.result()
+
+        return result
+
+    @contextmanager
+    def _pool_lives(self) -> Iterator[None]:
         try:
-            return self._pool.submit(function, *args, **named).result()
+            yield
         except BrokenProcessPool as error:
             raise RegistryError(
                 "the process that writes devpi's state was ended",

@@ -14,7 +14,6 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lockfiles.model import Ecosystem
@@ -70,7 +69,6 @@ def publish(
         index=index_of(name),
         files=snapshot.of_ecosystem(Ecosystem.PYPI),
         store=layout.store,
-        tree=layout.tree / name,
     )
     with Remote(spec) as remote:
         sent = _bring(remote, filling, {index_of(kept) for kept in keep}, begin)
@@ -99,7 +97,6 @@ class _Filling:
     index: str
     files: tuple[Stocked, ...]
     store: Store
-    tree: Path
 
     @property
     def wanted(self) -> _Held:
@@ -202,7 +199,7 @@ def _upload(remote: Remote, filling: _Filling, files: Iterable[Stocked]) -> None
         wheel = file.filename.endswith(".whl")
         fields = {
             "metadata_version": "2.1",
-            **versiondata(releases[file.name, file.version], filling.store, filling.tree),
+            **versiondata(releases[file.name, file.version], filling.store),
             "version": _version(file.name, file.filename),
             "filetype": "bdist_wheel" if wheel else "sdist",
             "pyversion": file.filename.split("-")[-3] if wheel else "source",

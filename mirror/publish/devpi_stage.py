@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from mirror.publish import metadata
-from mirror.publish.pages import METADATA, file_path
 from mirror.snapshot import Stocked
 from mirror.store import Store
 
@@ -24,16 +22,13 @@ def has_file(stage: Any, file: Stocked) -> bool:
     return bool(links) and links[0].entry.file_size() == file.size
 
 
-def fill(stage: Any, files: Iterable[Stocked], store: Store, tree: Path | None = None) -> None:
-    """Register files, sorted by name and version, in devpi's index, within the caller's transaction.
-
-    A static tree that has them spares looking into each for its metadata.
-    """
+def fill(stage: Any, files: Iterable[Stocked], store: Store) -> None:
+    """Register files, sorted by name and version, in devpi's index, within the caller's transaction."""
     from devpi_server.filestore import Digests
 
     for (name, version), group in groupby(files, key=lambda file: (file.name, file.version)):
         release = list(group)
-        stage.set_versiondata(versiondata(release, store, tree))
+        stage.set_versiondata(versiondata(release, store))
         for file in release:
             stage.store_releasefile(
                 name, version, file.filename, _HardLink(store.path(file.sha256)),
@@ -49,22 +44,12 @@ class _HardLink(io.BytesIO):
         self.devpi_srcpath = str(path)
 
 
-def versiondata(release: Sequence[Stocked], store: Store, tree: Path | None) -> dict[str, Any]:
-    """Give what devpi notes of a release, from the metadata of its first file that has some.
-
-    A static tree that has it spares looking into the files.
-    """
-    read = (_metadata(file, store, tree) for file in release)
+def versiondata(release: Sequence[Stocked], store: Store) -> dict[str, Any]:
+    """Give what devpi notes of a release, from the metadata of its first file that has some."""
+    read = (metadata.read(store.path(file.sha256), file.filename) for file in release)
     found: dict[str, Any] = dict(next(filter(None, read), {}))
     data = {key: found[key] for key in _SHOWN if key in found}
     requires_python = next((file.requires_python for file in release if file.requires_python), None)
     if requires_python:
         data["requires_python"] = requires_python
     return {"name": release[0].name, "version": release[0].version, **data}
-
-
-def _metadata(file: Stocked, store: Store, tree: Path | None) -> Mapping[str, Any] | None:
-    if tree:
-        with suppress(FileNotFoundError):
-            return metadata.parse((tree / f"{file_path(file)}{METADATA}").read_bytes())
-    return metadata.read(store.path(file.sha256), file.filename)
