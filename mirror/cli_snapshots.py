@@ -24,6 +24,7 @@ from mirror.options import ConfigOption, JsonOption
 
 if TYPE_CHECKING:
     from mirror.diff import Change
+    from mirror.prune import Surplus
 
 commands = typer.Typer()
 
@@ -217,7 +218,12 @@ def prune(
         found = surplus(layout, loaded.keep)
         if not dry_run:
             free(layout, found)
-            withdraw(layout, layout.snapshots.names())
+        _report_freed(found, as_json=as_json, dry_run=dry_run)
+        if not dry_run:
+            withdraw(loaded, layout.snapshots.names())  # which may fail elsewhere, after all that
+
+
+def _report_freed(found: Surplus, *, as_json: bool, dry_run: bool) -> None:
     if as_json:
         print_json(asdict(found.summary))
         return

@@ -96,8 +96,8 @@ def _send_elsewhere(
             send()
         except LockstockError as error:
             errors.append(error)
-    for error in errors[1:]:
-        report_error(error)
+    for other in errors[1:]:
+        report_error(other)
     if errors:
         raise errors[0]
 
@@ -131,17 +131,28 @@ def _send_to_devpi(
 
     begin = partial(_say_sending, spec.place)
     if sent := devpi_remote.publish(layout, name, snapshot, spec, keep, begin):
-        say(f"{spec.place}: shows {name}; {plural(sent.copied, 'file')} copied there")
+        copied, deleted = plural(sent.copied, "file"), plural(sent.deleted, "old snapshot")
+        say(f"{spec.place}: shows {name}; {copied} copied there, {deleted} deleted")
 
 
 def _say_sending(place: str, files: int, size: int) -> None:
     say(f"{place}: sending {plural(files, 'file')}, {human_size(size)}")
 
 
-def withdraw(layout: Layout, keep: Collection[str]) -> None:
-    """Take away what was published of all snapshots but those named. Raises RegistryError."""
+def withdraw(config: Config, keep: Collection[str]) -> None:
+    """Take away what was published of all snapshots but those named, and what is shown.
+
+    The caller holds the mirror. An object store has no more than what it shows, and files of what it
+    showed before, until the next snapshot. Raises RegistryError; the next refresh does it, too.
+    """
+    layout = Layout(config.root)
     devpi.prune(layout.devpi, keep)
     simple.prune(layout, keep)
+    if config.remote_devpi:
+        from mirror.publish import devpi_remote  # as above
+
+        if deleted := devpi_remote.prune(layout, config.remote_devpi, keep):
+            say(f"{config.remote_devpi.place}: {plural(deleted, 'old snapshot')} deleted")
 
 
 def _forget(layout: Layout) -> None:

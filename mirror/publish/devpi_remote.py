@@ -4,8 +4,8 @@ As in the mirror's own devpi, clients know a stable index, and see a snapshot wh
 snapshot's index as its only base, in one request. What the snapshot before has in common with it the
 server copies itself, so that only new files travel. An index takes uploads while it is filled, and is
 closed when it was seen to hold the snapshot's files and no others; whoever was killed in between,
-the next run looks what is there, and goes on. A note in the mirror's folder says that nothing is to
-be done at all.
+the next run looks what is there, and goes on. A note in the mirror's folder says what is there, and so
+that nothing is to be done at all.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lockfiles.model import Ecosystem
@@ -55,15 +55,16 @@ def publish(
     """Show the Python packages of the snapshot `name`, and only these; None where it was noted to be so.
 
     The caller holds the mirror. Indexes of snapshots are deleted but for those named in `keep`, the
-    shown one and the one before. `begin` is told how many files are sent and how many bytes they have,
-    before they are. Raises RegistryError: clients see the snapshot before then; run again, it goes on.
+    shown one and, until the next time, the one before. `begin` is told how many files are sent and how
+    many bytes they have, before they are. Raises RegistryError: clients see the snapshot before then; run
+    again, it goes on.
     """
-    note = json.dumps({"snapshot": name, **asdict(spec)}, sort_keys=True).encode()
-    path = layout.root / NOTE
-    if path.is_file() and path.read_bytes() == note:
-        return None
-    path.unlink(missing_ok=True)
-    from mirror.publish.devpi_http import Remote  # httpx takes long to import
+    note = _noted(layout, spec)
+    if note and note.snapshot == name:
+        deleted = prune(layout, spec, keep)
+        return Sent(files=0, size=0, copied=0, deleted=deleted) if deleted else None
+    forget(layout)
+    from mirror.publish.devpi_http import Remote  # its client takes long to import
 
     filling = _Filling(
         index=index_of(name),
@@ -72,8 +73,29 @@ def publish(
     )
     with Remote(spec) as remote:
         sent = _bring(remote, filling, {index_of(kept) for kept in keep}, begin)
-    write_atomically(path, note)
+        indexes = _snapshots(remote.indexes())
+    _write(layout, _Note(snapshot=name, spec=spec, indexes=indexes))
     return sent
+
+
+def prune(layout: Layout, spec: RemoteDevpiSpec, keep: Collection[str]) -> int:
+    """Delete there the indexes of all snapshots but those named and the shown one; give their number.
+
+    Where the last time is noted to have left no other, or is not noted, nobody is asked: the next
+    publishing prunes then. The caller holds the mirror. Raises RegistryError.
+    """
+    note = _noted(layout, spec)
+    kept = {index_of(name) for name in (*keep, *([note.snapshot] if note else []))}
+    if note is None or kept.issuperset(note.indexes):
+        return 0
+    from mirror.publish.devpi_http import Remote  # as above
+
+    with Remote(spec) as remote:
+        indexes = remote.indexes()
+        deleted = _prune(remote, indexes.keys() - kept - {_shown(indexes, spec)})
+        left = _snapshots(remote.indexes())
+    _write(layout, replace(note, indexes=left))
+    return deleted
 
 
 def forget(layout: Layout) -> None:
@@ -88,6 +110,37 @@ def shown(spec: RemoteDevpiSpec) -> str | None:
     with Remote(spec) as remote:
         index = _shown(remote.indexes(), spec)
     return index.removeprefix("s-") if index else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Note:
+    """What was there when the last publishing or pruning ended."""
+
+    snapshot: str
+    spec: RemoteDevpiSpec
+    indexes: tuple[str, ...]  # of snapshots
+
+
+def _noted(layout: Layout, spec: RemoteDevpiSpec) -> _Note | None:
+    """Give the note of the last time, if that ended, and at this place."""
+    try:
+        content = json.loads((layout.root / NOTE).read_bytes())
+        note = _Note(
+            snapshot=content["snapshot"],
+            spec=RemoteDevpiSpec(**content["spec"]),
+            indexes=tuple(content["indexes"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return note if note.spec == spec else None
+
+
+def _write(layout: Layout, note: _Note) -> None:
+    write_atomically(layout.root / NOTE, json.dumps(asdict(note), sort_keys=True).encode())
+
+
+def _snapshots(indexes: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(index for index in indexes if _SNAPSHOT.fullmatch(index)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +187,7 @@ def _bring(
 
 def _prune(remote: Remote, indexes: Collection[str | None]) -> int:
     """Delete those of these indexes that are snapshots'; say how many."""
-    stale = sorted(index for index in indexes if index and _SNAPSHOT.fullmatch(index))
+    stale = _snapshots(filter(None, indexes))
     for index in stale:
         remote.modify(index, {"volatile": True})  # devpi deletes no other
         remote.delete(index)

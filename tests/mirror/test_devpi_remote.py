@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -241,6 +242,35 @@ def test_pruned_snapshots_go_but_for_the_one_before(elsewhere, mirror, wheel):
     for name in names:
         mirror.send(name, keep=(name,))
     assert elsewhere.indexes() == sorted(["current", "s-of-people", f"s-{names[1]}", f"s-{names[2]}"])
+    assert mirror.send(names[2], keep=names[1:]) is None
+    assert mirror.send(names[2], keep=(names[2],)) == Sent(files=0, size=0, copied=0, deleted=1)
+    assert elsewhere.indexes() == sorted(["current", "s-of-people", f"s-{names[2]}"])
+    assert mirror.send(names[2], keep=(names[2],)) is None
+
+
+def test_pruning_reaches_it_or_the_next_refresh_does(
+    elsewhere: Elsewhere, project: Project, wheels: Path
+) -> None:
+    names = []
+    for version in ("1.0", "2.0", "3.0"):
+        project.configure(more=table(elsewhere))
+        project.lock(make_wheel(wheels, "lockstock-it", version))
+        names.append(project.refreshed()["snapshot"])
+    assert elsewhere.indexes() == sorted(["current", *(f"s-{name}" for name in names)])
+    project.configure(mirror="keep = 2", more=table(elsewhere))
+    ended = project.mirror("prune")
+    assert (ended.returncode, ended.stdout.split()) == (0, names[:1])
+    assert "1 old snapshot deleted" in " ".join(ended.stderr.split())
+    assert elsewhere.indexes() == sorted(["current", *(f"s-{name}" for name in names[1:])])
+    project.configure(mirror="keep = 1", more=table(elsewhere))
+    project.environment["LOCKSTOCK_DEVPI_PASSWORD"] = "wrong-battery"
+    ended = project.mirror("prune", "--json")
+    assert (ended.returncode, json.loads(ended.stdout)["snapshots"]) == (33, [names[1]])
+    assert project.layout.snapshots.names() == (names[2],)
+    del project.environment["LOCKSTOCK_DEVPI_PASSWORD"]
+    assert project.refreshed()["changed"] is False
+    assert elsewhere.indexes() == sorted(["current", f"s-{names[2]}"])
+    assert project.mirror("prune", "--json").returncode == 0
 
 
 def test_a_roll_back_sends_nothing(elsewhere, mirror, wheel):
