@@ -18,6 +18,7 @@ from mirror.inputs import Failures, inputs_digest, read_locks
 from mirror.layout import Layout
 from mirror.prune import Pruned, prune
 from mirror.snapshot import Snapshot
+from mirror.upstream.questions import asked
 
 if TYPE_CHECKING:
     from mirror.stock import Begin
@@ -88,12 +89,13 @@ def refresh(
         if snapshot is not None and served is not None:
             name = served
         else:
-            prepare()
-            # aiohttp and what stands on it take longer to import than a run with no changes does.
-            from mirror.fill import fill
+            with asked({lock.ecosystem for lock in locks}):
+                prepare()
+                # aiohttp and what stands on it take longer to import than a run with no changes does.
+                from mirror.fill import fill
 
-            with watch.step("stock"):
-                filled = fill(config, layout, locks, inputs, failed, begin)
+                with watch.step("stock"):
+                    filled = fill(config, layout, locks, inputs, failed, begin)
             snapshot, failed = filled.snapshot, filled.failed
             fetched, fetched_size = filled.fetched, filled.fetched_size
             layout.store.settle()

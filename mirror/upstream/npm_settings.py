@@ -15,9 +15,11 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
+from lockfiles.model import Ecosystem
 from mirror.config import UpstreamSpec
 from mirror.errors import UpstreamError
-from mirror.upstream.settings import UpstreamSettings, ask
+from mirror.upstream.questions import ask
+from mirror.upstream.settings import UpstreamSettings
 
 _SCOPE = re.compile(r"(@[^:/]+):registry")
 _SECRET = re.compile(
@@ -56,7 +58,7 @@ def npm_settings(specs: Collection[UpstreamSpec]) -> UpstreamSettings:
 
 def _ask() -> dict[str, Any] | None:
     try:
-        answer = ask("npm", ["npm", "config", "list", "--long", "--json"])
+        answer = ask(Ecosystem.NPM)
     except FileNotFoundError:
         return None
     try:

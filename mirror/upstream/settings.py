@@ -9,29 +9,16 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from urllib.parse import urlsplit, urlunsplit
 
+from lockfiles.model import Ecosystem
 from mirror.config import UpstreamSpec
 from mirror.errors import UpstreamError
+from mirror.upstream.questions import ask
 
-# The parser of `pip install`, without what the command itself imports, which takes twice as long.
-_ASK_PIP = """
-import json
-from pip._internal.cli.cmdoptions import general_group, index_group, make_option_group
-from pip._internal.cli.parser import ConfigOptionParser
-parser = ConfigOptionParser(name="install", add_help_option=False)
-for group in (general_group, index_group):
-    parser.add_option_group(make_option_group(group, parser))
-o, _ = parser.parse_args([])
-keys = "index_url extra_index_urls find_links no_index cert client_cert trusted_hosts proxy timeout retries"
-print(json.dumps({key: getattr(o, key) for key in keys.split()}))
-"""
-_LONGEST_ANSWER = 60  # seconds
 _VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)\}")
 
 
@@ -77,7 +64,7 @@ def is_pinned(name: str, specs: Iterable[UpstreamSpec]) -> bool:
 
 def pip_settings(specs: Collection[UpstreamSpec]) -> UpstreamSettings:
     """Ask pip for its settings; what lockstock.toml names goes before. Raises UpstreamError."""
-    answer = ask("pip", [sys.executable, "-P", "-c", _ASK_PIP])
+    answer = ask(Ecosystem.PYPI)
     if answer.returncode:
         reason = answer.stderr.strip().splitlines()[-1:] or ["no answer"]
         raise UpstreamError(
@@ -97,17 +84,6 @@ def pip_settings(specs: Collection[UpstreamSpec]) -> UpstreamSettings:
         timeout=float(said["timeout"]),
         retries=int(said["retries"]),
     )
-
-
-def ask(client: str, words: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """Run a command that tells the settings of a client. Raises FileNotFoundError and UpstreamError."""
-    try:
-        return subprocess.run(words, capture_output=True, text=True, check=False, timeout=_LONGEST_ANSWER)
-    except subprocess.TimeoutExpired as error:
-        raise UpstreamError(
-            f"{client} does not tell its settings in {_LONGEST_ANSWER} s",
-            hint=f"see what `{client} config list` waits for",
-        ) from error
 
 
 def redact(url: str) -> str:

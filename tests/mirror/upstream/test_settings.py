@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
+from lockfiles.model import Ecosystem
 from mirror.config import UpstreamSpec
 from mirror.errors import UpstreamError
-from mirror.upstream import settings
+from mirror.upstream import questions
 from mirror.upstream.settings import UpstreamSettings, pip_settings, redact
 
 
@@ -69,15 +69,16 @@ def test_lockstock_toml_goes_before_all(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 
 def test_a_pip_that_cannot_tell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(sys, "executable", "/bin/false")
+    monkeypatch.setitem(questions._WORDS, Ecosystem.PYPI, ("/bin/false",))
     with pytest.raises(UpstreamError, match="pip cannot tell"):
         ask()
 
 
 def test_a_client_that_never_tells(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settings, "_LONGEST_ANSWER", 0.2)
+    monkeypatch.setattr(questions, "_LONGEST_ANSWER", 0.2)
+    monkeypatch.setitem(questions._WORDS, Ecosystem.NPM, ("sleep", "60"))
     with pytest.raises(UpstreamError, match=r"npm does not tell its settings in 0\.2 s"):
-        settings.ask("npm", ["sleep", "60"])
+        questions.ask(Ecosystem.NPM)
 
 
 @pytest.mark.parametrize(
@@ -99,3 +100,25 @@ def test_a_pinned_name_is_asked_for_at_its_own_index_only() -> None:
     assert found.sources("acme-core") == ("https://private.example/simple",)
     assert found.sources("flask") == ("https://own.example/simple",)
     assert set(found.named) == {"https://private.example/simple", "https://own.example/simple"}
+
+
+def test_who_is_asked_ahead_answers_as_of_then_and_only_within_the_block(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    configure(monkeypatch, tmp_path, "[global]\nindex-url = https://before.example/simple\n")
+    with questions.asked([Ecosystem.PYPI]):
+        monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+        monkeypatch.setenv("PIP_INDEX_URL", "https://after.example/simple")
+        assert ask().indexes == ("https://before.example/simple",)
+        assert ask().indexes == ("https://after.example/simple",)
+    with questions.asked([Ecosystem.PYPI]):
+        monkeypatch.setenv("PIP_INDEX_URL", "https://later.example/simple")
+    assert ask().indexes == ("https://later.example/simple",)
+
+
+def test_who_is_not_there_is_told_of_when_an_answer_is_needed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with questions.asked([Ecosystem.NPM]), pytest.raises(FileNotFoundError):
+        questions.ask(Ecosystem.NPM)
