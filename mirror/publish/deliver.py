@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from functools import partial
+from types import TracebackType
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from lockfiles.errors import LockstockError
@@ -25,7 +26,10 @@ _T = TypeVar("_T")
 
 
 class Delivery:
-    """Publishes what a longer run comes to; what was made ready for it ends with its `with` block."""
+    """Publishes what a longer run comes to.
+
+    What was made ready for it ends with its `with` block, at once if that fails.
+    """
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -35,8 +39,10 @@ class Delivery:
     def __enter__(self) -> Delivery:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
 
     def prepare(self) -> None:
         """Begin, in a process of its own, with what can be done before the snapshot is known.

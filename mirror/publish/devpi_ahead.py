@@ -1,20 +1,21 @@
 """devpi in a process of its own, made ready while the files for it are still fetched.
 
 To import, make and start devpi takes longer than to fill it. What that process holds ends with its
-`with` block, and with the process that began it, however that ends.
+`with` block, at once where that fails, and with the process that began it, however that ends.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from traceback import format_exc
+from typing import Any, ParamSpec, TypeVar
 
 from mirror.errors import RegistryError
 from mirror.publish import devpi, devpi_server
@@ -36,18 +37,25 @@ class Ahead:
         self._private = private
 
     def __enter__(self) -> Ahead:
-        # A fork knows what is imported already.
-        self._pool = ProcessPoolExecutor(1, get_context("fork"), _begin, (os.getpid(),))
-        # What fails here fails again, and is told, when devpi is to be filled or asked.
-        self._pool.submit(_make_ready, self._folder)
-        if not self._private:
-            self._pool.submit(_serve, self._folder, self._port)
+        context = get_context("fork")  # which knows what is imported already
+        self._there, there = context.Pipe()
+        served = None if self._private else self._port
+        self._process = context.Process(
+            target=_work, args=(there, self._there, os.getpid(), self._folder, served)
+        )
+        self._process.start()
+        there.close()  # so that its end is heard of
+        self._asking = ThreadPoolExecutor(1)
         return self
 
-    def __exit__(self, *_: object) -> None:
-        with suppress(BrokenProcessPool):
-            self._pool.submit(_end)
-        self._pool.shutdown()
+    def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
+        if failed:
+            self._process.kill()  # nobody waits for what it does; its server ends with it
+        self._asking.shutdown(cancel_futures=True)
+        with suppress(OSError):  # where it was ended
+            self._there.send(None)
+        self._process.join()
+        self._there.close()
 
     def call(self, function: Callable[_P, _T], *args: _P.args, **named: _P.kwargs) -> _T:
         """Call a function of `mirror.publish.devpi` there. Raises what it raises, and RegistryError."""
@@ -55,29 +63,45 @@ class Ahead:
 
     def begin(self, function: Callable[_P, _T], *args: _P.args, **named: _P.kwargs) -> Callable[[], _T]:
         """Have a function called there, and give what waits for its result and raises as `call` does."""
-        with self._pool_lives():
-            task = self._pool.submit(function, *args, **named)
+        return self._asking.submit(self._ask, function, args, named).result
 
-        def result() -> _T:
-            with self._pool_lives():
-                return task.result()
-
-        return result
-
-    @contextmanager
-    def _pool_lives(self) -> Iterator[None]:
+    def _ask(self, *request: object) -> Any:
         try:
-            yield
-        except BrokenProcessPool as error:
+            self._there.send(request)
+            result, error = self._there.recv()
+        except (OSError, EOFError) as ended:
             raise RegistryError(
                 "the process that writes devpi's state was ended",
                 where=str(self._folder),
                 hint="run it again",
-            ) from error
+            ) from ended
+        if error:
+            raise error
+        return result
 
     def index_url(self) -> str:
         """Give the URL of the stable index, which is served until this ends. Raises RegistryError."""
         return self.call(_serve, self._folder, self._port)
+
+
+def _work(here: Connection, there: Connection, parent: int, folder: Path, served: int | None) -> None:
+    """Make devpi ready, then do what is asked for until the parent has no more."""
+    there.close()
+    _begin(parent)
+    with suppress(Exception):  # what fails here fails again, and is told, when it is needed
+        _make_ready(folder)
+        if served is not None:
+            _serve(folder, served)
+    for function, args, named in iter(here.recv, None):
+        answer: tuple[Any, Exception | None]
+        try:
+            answer = function(*args, **named), None
+        except Exception as error:
+            error.add_note(format_exc())
+            answer = None, error
+        here.send(answer)
+    if _server is not None:
+        _server.stop()
 
 
 def _begin(parent: int) -> None:
@@ -99,8 +123,3 @@ def _serve(folder: Path, port: int) -> str:
     if _server is None or _server.process is None or _server.exit_code is not None:
         _server = devpi_server.start(folder, port, private=True)
     return _server.index_url
-
-
-def _end() -> None:
-    if _server is not None:
-        _server.stop()

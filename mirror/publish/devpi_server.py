@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import IO
@@ -154,11 +155,18 @@ def _spawn(
     return subprocess.Popen(
         [sys.executable, "-P", "-m", devpi_process.__name__, *address, *devpi.options(folder)],
         stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
-        process_group=0, preexec_fn=end_with_parent,
+        process_group=0, preexec_fn=partial(_begin, os.getpid()),
     )  # fmt: skip
 
 
 _libc = ctypes.CDLL(None)
+
+
+def _begin(parent: int) -> None:
+    """Tie this process to its parent, which may have been killed just before."""
+    end_with_parent()
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def end_with_parent(by: int = signal.SIGTERM) -> None:

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import CancelledError
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from mirror.publish.devpi_ahead import Ahead
 from mirror.snapshot import Snapshot, Stocked
 from tests.mirror.registry import Registry
 from tests.mirror.test_children import left_over, running
+from tests.project import Project
 from tests.wheels import make_wheel
 
 
@@ -113,6 +116,58 @@ def test_it_ends_with_a_parent_that_is_killed(registry: Registry, pause: float) 
         time.sleep(pause)
         parent.kill()
     assert left_over(str(registry.folder)) == []
+
+
+@pytest.mark.timeout(60)
+def test_a_run_that_fails_waits_for_nothing(registry: Registry) -> None:
+    registry.folder.mkdir(parents=True)
+    with devpi.locked(registry.folder):  # so that it would wait for ever
+        with suppress(ZeroDivisionError), Ahead(registry.folder, registry.port) as ahead:
+            larger_than_a_pipe = ahead.begin(len, b"x" * 1_000_000)
+            next_one = ahead.begin(devpi.prune, registry.folder, ())
+            raise ZeroDivisionError
+        assert ahead._process.exitcode == -signal.SIGKILL
+        with pytest.raises(RegistryError, match="was ended"):
+            larger_than_a_pipe()
+        with pytest.raises(CancelledError):
+            next_one()
+
+
+@pytest.mark.parametrize("pause", [0, 0.2, 0.5, 1, None], ids=str)
+def test_nothing_is_left_of_a_run_that_fails_and_the_next_works(
+    registry: Registry, stocked: Stocked, pause: float | None
+) -> None:
+    with suppress(ZeroDivisionError), Ahead(registry.folder, registry.port) as ahead:
+        if pause is None:
+            ahead.index_url()
+            assert len(running(str(registry.folder))) == 1
+        else:
+            time.sleep(pause)
+        raise ZeroDivisionError
+    assert ahead._process.exitcode == -signal.SIGKILL
+    assert left_over(str(registry.folder)) == []
+    with Ahead(registry.folder, registry.port) as ahead:
+        check_index(ahead.index_url(), published(ahead, registry, stocked))
+    assert registry.leftovers() == []
+
+
+@pytest.mark.timeout(120)
+def test_a_refresh_whose_lock_cannot_be_met_does_not_wait_for_devpi(project: Project, wheels: Path) -> None:
+    wheel = make_wheel(wheels, "flask", "1.0")
+    project.lock(wheel, changed={wheel.name: "0" * 64})
+    project.layout.devpi.mkdir(parents=True)
+    with devpi.locked(project.layout.devpi):
+        ended = project.mirror("refresh")
+    assert ended.returncode == 20, ended.stderr
+    assert left_over(str(project.folder)) == []
+    project.lock(wheel)
+    assert project.refreshed()["changed"] is True
+
+
+def test_where_an_error_of_ours_came_from_is_not_lost(registry: Registry) -> None:
+    with Ahead(registry.folder, registry.port) as ahead, pytest.raises(TypeError) as caught:
+        ahead.call(os.fspath, 1)  # type: ignore[type-var]  # which is the error
+    assert "in _work" in "".join(caught.value.__notes__)
 
 
 def test_ctrl_c_is_left_to_the_parent(registry: Registry, stocked: Stocked) -> None:
