@@ -6,6 +6,7 @@ of them are there, and `current` moves only after the registry has it.
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -89,6 +90,8 @@ def refresh(
         if snapshot is not None and served is not None:
             name = served
         else:
+            gc.freeze()  # what is there stays: to look through it again and again takes longer than it frees
+            gc.set_threshold(50_000)
             with asked({lock.ecosystem for lock in locks}):
                 prepare()
                 # aiohttp and what stands on it take longer to import than a run with no changes does.
