@@ -41,7 +41,7 @@ class Layout:
     @property
     def located(self) -> Path:
         """What indexes said; may be deleted at any time."""
-        return self.root / "cache" / "located"
+        return self.root / "cache" / "answers"
 
     @property
     def git(self) -> Path:
