@@ -25,6 +25,18 @@ class Stream:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Deflated:
+    """Bytes, and the deflate stream (RFC 1951) that was found to unfold to exactly these."""
+
+    plain: bytes
+    stream: bytes
+
+
+# Of a tar: what can take deflate streams may take that of a file as it is.
+Piece = bytes | Deflated
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """A file at a relative path: its bytes, or what has them, or a link's target.
 
@@ -33,7 +45,7 @@ class Entry:
     """
 
     path: str
-    content: bytes | Path | Stream = b""
+    content: bytes | Deflated | Path | Stream = b""
     link: str | None = None
     mode: int = 0o644
     folder: bool = False
@@ -47,6 +59,8 @@ class Entry:
         """Give the content."""
         if isinstance(self.content, bytes):
             yield self.content
+        elif isinstance(self.content, Deflated):
+            yield self.content.plain
         elif isinstance(self.content, Stream):
             yield from self.content.pieces()
         else:
@@ -57,10 +71,15 @@ class Entry:
 
 def tar_stream(entries: Iterable[Entry], *, uid: int = 0) -> Iterator[bytes]:
     """Give a tar of the entries, sorted, with their folders, all owned by `uid` and without times."""
-    return tar(entries, lambda _: uid)
+    return plainly(tar(entries, lambda _: uid))
 
 
-def tar(entries: Iterable[Entry], owner: Callable[[str], int], *, time: int = 0) -> Iterator[bytes]:
+def plainly(pieces: Iterable[Piece]) -> Iterator[bytes]:
+    """Give the bytes of a tar."""
+    return (piece.plain if isinstance(piece, Deflated) else piece for piece in pieces)
+
+
+def tar(entries: Iterable[Entry], owner: Callable[[str], int], *, time: int = 0) -> Iterator[Piece]:
     """Give a tar of the entries, sorted, with their folders; `owner` says whose a path is.
 
     All have the same time, in seconds of the epoch.
@@ -114,14 +133,15 @@ def _link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _file(entry: Entry, info: tarfile.TarInfo) -> Iterator[bytes]:
-    if not isinstance(entry.content, Path):
-        size = entry.content.size if isinstance(entry.content, Stream) else len(entry.content)
+def _file(entry: Entry, info: tarfile.TarInfo) -> Iterator[Piece]:
+    content = entry.content
+    if not isinstance(content, Path):
+        size = _size(content)
         yield _header(info, tarfile.REGTYPE, mode=entry.mode, size=size)
-        yield from entry.pieces()
+        yield from [content] if isinstance(content, Deflated) else entry.pieces()
         yield _padding(size)
         return
-    with entry.content.open("rb") as file:
+    with content.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         yield _header(info, tarfile.REGTYPE, mode=entry.mode, size=size)
         for start in range(0, size, _CHUNK):
@@ -129,6 +149,12 @@ def _file(entry: Entry, info: tarfile.TarInfo) -> Iterator[bytes]:
             # A file that shrinks meanwhile must not shift what follows it.
             yield file.read(length).ljust(length, b"\0")
         yield _padding(size)
+
+
+def _size(content: bytes | Deflated | Stream) -> int:
+    if isinstance(content, Stream):
+        return content.size
+    return len(content.plain if isinstance(content, Deflated) else content)
 
 
 def _info(path: str, uid: int, time: int) -> tarfile.TarInfo:

@@ -14,11 +14,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from imagegen.compression import Compression
+from imagegen.archive import Deflated, Piece
+from imagegen.compression import Compression, GzipMembers
 from mirror.store import disk_errors, sync_folder, write_atomically
 
 # Part of every key: raise it when the same input gives other bytes.
-LAYOUT = 4
+LAYOUT = 5
 _CHUNK = 1 << 20
 
 
@@ -39,10 +40,14 @@ class Layer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Content:
-    """A tar to be written, and facts about it that are kept beside the layer."""
+    """A tar to be written, and facts about it that are kept beside the layer.
 
-    tar: Iterable[bytes]
+    What is `dense` is compressed as well as can be, in several times the time.
+    """
+
+    tar: Iterable[Piece]
     facts: Mapping[str, Any]
+    dense: bool = False
 
 
 class Layers:
@@ -67,7 +72,7 @@ class Layers:
         if found:
             return found
         content = make()
-        layer = self._write(content.tar, comment)
+        layer = self._write(content, comment)
         known = json.dumps({"layer": asdict(layer), "facts": content.facts}, sort_keys=True)
         write_atomically(record, known.encode())
         return layer, json.loads(known)["facts"]
@@ -92,13 +97,13 @@ class Layers:
             return None
         return None
 
-    def _write(self, tar: Iterable[bytes], comment: str) -> Layer:
+    def _write(self, content: Content, comment: str) -> Layer:
         with disk_errors(self.blobs):
             self.blobs.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=self.blobs, suffix=".tmp", delete=False) as file:
                 try:
-                    sink = _Sink(file.write, self._compression)
-                    for piece in tar:
+                    sink = _Sink(file.write, self._compression, dense=content.dense)
+                    for piece in content.tar:
                         sink.write(piece)
                     layer = sink.close(comment)
                     file.flush()
@@ -111,19 +116,29 @@ class Layers:
 
 
 class _Sink:
-    """Compresses in large pieces, which other threads may run beside, and hashes both sides."""
+    """Compresses in large pieces, which other threads may run beside, and hashes both sides.
 
-    def __init__(self, write: Callable[[bytes], object], compression: Compression) -> None:
+    A deflate stream goes into gzip as it is.
+    """
+
+    def __init__(self, write: Callable[[bytes], object], compression: Compression, *, dense: bool) -> None:
         self._out = write
         self._media_type = compression.media_type
-        self._compressor = compression.compressor()
+        self._compressor = compression.compressor(dense=dense)
         self._outer, self._inner = hashlib.sha256(), hashlib.sha256()
         self._size = self._unpacked = 0
         self._waiting: list[bytes] = []
         self._held = 0
 
-    def write(self, piece: bytes) -> None:
+    def write(self, piece: Piece) -> None:
         """Take the next bytes of the tar."""
+        if isinstance(piece, Deflated):
+            if isinstance(self._compressor, GzipMembers):
+                self._drain()
+                self._count(piece.plain)
+                self._emit(self._compressor.splice(piece.plain, piece.stream))
+                return
+            piece = piece.plain
         self._waiting.append(piece)
         self._held += len(piece)
         if self._held >= _CHUNK:
@@ -145,9 +160,12 @@ class _Sink:
     def _drain(self) -> None:
         data = b"".join(self._waiting)
         self._waiting, self._held = [], 0
+        self._count(data)
+        self._emit(self._compressor.compress(data))
+
+    def _count(self, data: bytes) -> None:
         self._inner.update(data)
         self._unpacked += len(data)
-        self._emit(self._compressor.compress(data))
 
     def _emit(self, data: bytes) -> None:
         self._outer.update(data)

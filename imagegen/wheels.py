@@ -12,10 +12,9 @@ import zlib
 from base64 import urlsafe_b64encode
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from installer import install
 from installer.destinations import WheelDestination
@@ -28,7 +27,7 @@ from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
 from imagegen.archive import Entry
 from imagegen.errors import WheelError
-from imagegen.zipped import Zip
+from imagegen.zipped import Member, Zip
 from lockfiles.target import Target
 
 INSTALLER = "lockstock"
@@ -112,9 +111,9 @@ def program_entries(path: Path, filename: str, folder: str, names: str) -> tuple
         with Zip(path) as archive:
             _check_members(archive, path.stat().st_size)
             found = [name for name in archive.namelist() if f".data/scripts/{names}" in name]
+            members = ((name.rpartition("/")[2], archive.member(name)) for name in sorted(found))
             return tuple(
-                Entry(path=f"{folder}/{name.rpartition('/')[2]}", content=archive.read(name), mode=0o755)
-                for name in sorted(found)
+                Entry(path=f"{folder}/{name}", content=member.content, mode=0o755) for name, member in members
             )
     except (zipfile.BadZipFile, zlib.error, ValueError) as error:
         raise WheelError(f"it is not a readable wheel: {error}", where=filename) from error
@@ -128,18 +127,22 @@ class _CheckedWheel(WheelFile):
         for elements, stream, executable in super().get_contents():
             if "__pycache__" in elements[0].split("/")[:-1]:
                 continue  # compiled files that cannot be checked against their source
-            data = stream.read()
+            member = cast("Member", stream)  # as our Zip opens them
             if elements[0] != record:
-                self._check(RecordEntry.from_elements(*elements), data)
-            yield elements, BytesIO(data), executable
+                self._check(RecordEntry.from_elements(*elements), member)
+            yield elements, member, executable
 
     @staticmethod
-    def _check(record: RecordEntry, data: bytes) -> None:
+    def _check(record: RecordEntry, member: Member) -> None:
         if record.hash_ is None or record.hash_.name not in _STRONG:
             if record.path.endswith(("/RECORD.jws", "/RECORD.p7s")):
                 return  # signatures of RECORD itself
             raise ValueError(f"RECORD has no strong digest of {record.path}")
-        if not record.validate(data):
+        if record.hash_.name == "sha256":  # is counted once, for us and for the layer's claims
+            right = record.size in (None, member.size) and record.hash_.value == _encoded(member.sha256)
+        else:
+            right = record.validate(member.getvalue())
+        if not right:
             raise ValueError(f"{record.path} is not what RECORD says")
 
 
@@ -187,21 +190,24 @@ class _Entries(WheelDestination):
         )
 
     def _add(self, scheme: Scheme, path: str, stream: BinaryIO, *, executable: bool) -> RecordEntry:
-        data = stream.read()
-        digest = sha256(data).digest()
+        member = stream if isinstance(stream, Member) else Member(stream.read())
         folder = self.venv.folder(scheme, self.distribution)
         place = "/".join(part for part in (self.venv.root.lstrip("/"), folder, path) if part)
-        entry = Entry(path=place, content=data, mode=0o755 if executable else 0o644)
-        if self.found.setdefault(place, entry).content != entry.content:
+        entry = Entry(path=place, content=member.content, mode=0o755 if executable else 0o644)
+        self.found.setdefault(place, entry)
+        if self.digests.setdefault(place, member.sha256.hex()) != member.sha256.hex():
             raise ValueError(f"two of its files want to be {place}")
-        self.digests[place] = digest.hex()
-        encoded = urlsafe_b64encode(digest).rstrip(b"=").decode()
-        return RecordEntry(path, Hash("sha256", encoded), len(data))
+        return RecordEntry(path, Hash("sha256", _encoded(member.sha256)), member.size)
 
     def _prefix(self, scheme: Scheme) -> str | None:
         folder = self.venv.folder(scheme, self.distribution)
         up = "../" * (self.venv.site_packages.count("/") + 1)
         return None if folder == self.venv.site_packages else f"{up}{folder}/" if folder else up
+
+
+def _encoded(digest: bytes) -> str:
+    """Write a digest as RECORD does."""
+    return urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
 def _check_tags(filename: str, target: Target) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from packaging.utils import canonicalize_name
 
 from imagegen import context
-from imagegen.archive import Entry, tar
+from imagegen.archive import Entry, Piece, tar
 from imagegen.bytecode import Compiler
 from imagegen.claims import Claims, check_together
 from imagegen.environment import owner, venv_entries
@@ -64,7 +64,7 @@ class Work:
             return list(entries)
         return [*entries, *self.compiler.compiled(entry for entry in entries if "/lib/python" in entry.path)]
 
-    def tar(self, entries: Iterable[Entry]) -> Iterator[bytes]:
+    def tar(self, entries: Iterable[Entry]) -> Iterator[Piece]:
         """Give the layer's tar, in which all have one time."""
         return tar(entries, lambda path: owner(self.plan.user, path), time=EPOCH)
 

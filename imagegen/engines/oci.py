@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from imagegen.archive import plainly
 from imagegen.baseimages import BaseImage, link_layers
 from imagegen.bytecode import BasePython, Compiler, HostPython
 from imagegen.claims import Claims, check_together
@@ -148,7 +149,9 @@ class DirectEngine:
             with disk_errors(self._layers.blobs):
                 link_layers(image, self._layers.blobs)
             return image.layers
-        recipe, content = ["base", plan.base.digest], Content(tar=_chunks(tarball), facts={})
+        recipe = ["base", plan.base.digest]
+        # It is made once, and everybody who has an image of this mirror has pulled it.
+        content = Content(tar=_chunks(tarball), facts={}, dense=True)
         return (self._layers.get(recipe, plan.base.name, lambda: content)[0],)
 
     def _venv(self, work: Work) -> Made:
@@ -169,7 +172,7 @@ class DirectEngine:
 
     def _settings(self, work: Work) -> Layer:
         entries = work.modules(list(settings_entries(work.plan, work.root, work.venv.python)))
-        stream = b"".join(work.tar(entries))
+        stream = b"".join(plainly(work.tar(entries)))
         recipe = ["settings", hashlib.sha256(stream).hexdigest()]
         return self._layers.get(recipe, "settings", lambda: Content(tar=[stream], facts={}))[0]
 

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import random
 import zipfile
+import zlib
 from io import BytesIO
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from imagegen.archive import Deflated
 from imagegen.zipped import Zip
 
 
@@ -57,3 +60,73 @@ BAD = {
 def test_refuses(made: bytes) -> None:
     with Zip(BytesIO(made)) as opened, pytest.raises(zipfile.BadZipFile, match="'member'"):
         opened.read("member")
+
+
+# As far as text can be compressed, and long enough to be worth keeping.
+TEXT = random.Random(1).randbytes(60_000).hex().encode()
+
+
+def deflate(data: bytes, before: bytes = b"") -> bytes:
+    """Give a raw deflate stream, which may refer to what is not in it."""
+    compressor = zlib.compressobj(9, zlib.DEFLATED, -15, zdict=before)
+    return compressor.compress(data) + compressor.flush()
+
+
+def holding(stream: bytes, data: bytes) -> bytes:
+    """Give an archive with a member that has this stream and says that it is this data."""
+    made = bytearray(archive(stream, zipfile.ZIP_STORED))
+    entry = made.index(b"PK\x01\x02")
+    made[8:10] = made[entry + 10 : entry + 12] = zipfile.ZIP_DEFLATED.to_bytes(2, "little")
+    for place in (14, entry + 16):
+        made[place : place + 4] = zlib.crc32(data).to_bytes(4, "little")
+    for place in (22, entry + 24):
+        made[place : place + 4] = len(data).to_bytes(4, "little")
+    return bytes(made)
+
+
+def content(made: bytes) -> bytes | Deflated:
+    with Zip(BytesIO(made)) as opened:
+        return opened.member("member").content
+
+
+def test_a_long_stream_is_kept() -> None:
+    stream = deflate(TEXT)
+    assert content(holding(stream, TEXT)) == Deflated(plain=TEXT, stream=stream)
+
+
+def unended(data: bytes) -> bytes:
+    compressor = zlib.compressobj(9, zlib.DEFLATED, -15)
+    return compressor.compress(data) + compressor.flush(zlib.Z_SYNC_FLUSH)
+
+
+NOT_KEPT = {
+    "short": (deflate(TEXT[:1000]), TEXT[:1000]),
+    "longer than what it has": (zlib.compress(TEXT, 0, wbits=-15), TEXT),
+    "something after its end": (deflate(TEXT) + b"x", TEXT),
+    "another stream after its end": (deflate(TEXT) + deflate(TEXT), TEXT),
+    "no end": (unended(TEXT), TEXT),
+}
+
+
+@pytest.mark.parametrize(("stream", "data"), NOT_KEPT.values(), ids=NOT_KEPT.keys())
+def test_a_stream_that_is_no_member_of_a_gzip_file_is_not_kept(stream: bytes, data: bytes) -> None:
+    assert content(holding(stream, data)) == data
+
+
+DAMAGED = {
+    "it refers to what is before its start": deflate(TEXT, before=TEXT[-30_000:]),
+    "cut off": deflate(TEXT)[:-100],
+    "another content": deflate(TEXT[:-1] + b"!"),
+}
+
+
+@pytest.mark.parametrize("stream", DAMAGED.values(), ids=DAMAGED.keys())
+def test_refuses_a_stream(stream: bytes) -> None:
+    with pytest.raises(zipfile.BadZipFile, match="'member'"):
+        content(holding(stream, TEXT))
+
+
+def test_the_far_reference_is_one() -> None:
+    """A reader with something before the stream would be content with it."""
+    stream = deflate(TEXT, before=TEXT[-30_000:])
+    assert zlib.decompressobj(-15, zdict=TEXT[-30_000:]).decompress(stream) == TEXT
