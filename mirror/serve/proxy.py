@@ -53,7 +53,7 @@ class Proxy:
             async with self._session.request(
                 # devpi's server ends its answers to HEAD as if they had a body, which clients refuse.
                 "GET" if request.method == "HEAD" else request.method,
-                URL(f"{self._backend}{path or request.raw_path}", encoded=True),
+                URL(f"{self._backend}{path or request.rel_url.raw_path_qs}", encoded=True),
                 headers=_asked_on(request),
                 data=request.content if request.can_read_body else None,
                 allow_redirects=False,

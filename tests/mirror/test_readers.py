@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http.client import HTTPConnection
 from pathlib import Path
 
 import httpx
@@ -77,6 +78,20 @@ def test_strangers_read_nothing(private: Private) -> None:
         assert private.get(path, **{"Authorization": "Bearer x", "X-Devpi-Replica-Uuid": "y"}) in (401, 403)
     assert private.get("/health") == 200
     assert "flask" not in httpx.get(f"{private.url}/metrics", trust_env=False).text
+
+
+def test_a_request_with_a_whole_url_is_as_one_with_its_path(private: Private) -> None:
+    def asked(target: str) -> int:
+        connection = HTTPConnection("127.0.0.1", private.project.port)
+        connection.request("GET", target, headers={"Accept": "application/json"})
+        return connection.getresponse().status
+
+    for place in ("", "http://mirror.example"):
+        assert [asked(f"{place}{path}") for path in ("/+api", "/health", "/lockstock", "/simple/")] == [
+            200, 200, 401, 401,
+        ]  # fmt: skip
+    for path in ("/+api/../lockstock", "/+api%2F..%2Flockstock", "//+api", "/+api;/lockstock"):
+        assert asked(path) == 401, path
 
 
 def test_strangers_see_no_page_of_devpis(private: Private) -> None:
