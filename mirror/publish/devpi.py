@@ -1,9 +1,10 @@
 """Snapshots in devpi: one index per snapshot, and a stable index that shows one of them.
 
 All use of devpi-server's internal API, that of the minor version which pyproject.toml pins, is
-here, in devpi_stage and in devpi_process. An index is filled in one transaction of devpi's storage, by hard links to the store, while a
-server may run on it; clients see it when the stable index, in a second transaction, gets it as its
-only base. devpi_server is imported only to write, for that takes longer than all the rest.
+here, in devpi_stage and in devpi_process. An index is filled in one transaction of devpi's storage,
+by hard links to the store, while a server may run on it; clients see it when the stable index, in a
+second transaction, gets it as its only base. devpi_server is imported only to write, for that takes
+longer than all the rest.
 
 A writer may be killed anywhere. A transaction that was cut off is rolled back by SQLite or, when
 only its files were not yet in place, completed by devpi at the next opening; the promotion comes
