@@ -190,13 +190,21 @@ def _create(folder: Path, server: Path) -> None:
 
     config = _config(folder, server)
     config.args.no_root_pypi = True
-    config.args.root_passwd = (folder / "root-password").read_text()
+    config.args.root_passwd_hash = _hash((folder / "root-password").read_text())
     set_state_version(config)
     xom = _open(config, init=True)
     init_default_indexes(xom)
     with xom.keyfs.write_transaction():
         owner = xom.model.create_user(USER, None)  # no password: nobody logs in as this user
         owner.create_stage(STABLE, bases=(), **CLOSED)
+
+
+def _hash(password: str) -> str:
+    """Hash a password of 32 random bytes, which nobody guesses however fast it is hashed."""
+    from devpi_server.auth import pwd_context
+
+    cheap = {"argon2__memory_cost": 8, "argon2__time_cost": 1, "argon2__parallelism": 1}
+    return str(pwd_context.copy(**cheap).hash(password))
 
 
 def _config(folder: Path, server: Path | None = None) -> Any:

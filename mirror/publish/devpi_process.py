@@ -22,9 +22,11 @@ def has_web() -> bool:
 
 def plugins(*, web: bool = False) -> Any:
     """Give devpi-server's plugin manager with all that is installed, but with devpi-web only if asked for."""
-    from devpi_server.config import get_pluginmanager
+    from devpi_server import config
 
-    manager = get_pluginmanager(load_entrypoints=False)
+    # Nobody's configuration file is to be read, and the parser for it takes long to import.
+    config.load_config_file = lambda _: {}
+    manager = config.get_pluginmanager(load_entrypoints=False)
     for name in (_SEARCH,) if web else (_SEARCH, _WEB):
         manager.set_blocked(name)
     manager.load_setuptools_entrypoints("devpi_server")
