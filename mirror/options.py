@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +10,8 @@ import typer
 
 def _print_version(wanted: bool) -> None:
     if wanted:
+        from importlib.metadata import version  # which takes long to import
+
         typer.echo(f"lockstock {version('lockstock')}")
         raise typer.Exit
 

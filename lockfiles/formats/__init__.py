@@ -3,71 +3,62 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from importlib import import_module
+from typing import Protocol, cast
 
 from lockfiles.errors import LockError
-from lockfiles.formats import bun, conda, npm, pdm, pipfile, pnpm, poetry, pylock, requirements, uv, yarn
 from lockfiles.formats.fields import Read
 from lockfiles.model import Ecosystem, Lock
 
 
+class Reader(Protocol):
+    """What the module of a format has."""
+
+    def looks_like(self, text: str) -> bool:
+        """Say whether a text is of this format."""
+
+    def parse(self, filename: str, text: str, read: Read | None) -> Lock:
+        """Read a lock. Raises LockError."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Format:
-    """A format: the file names it goes by, how its content is known, its reader and its ecosystem.
+    """A format: the module that reads it, the file names it goes by, and its ecosystem.
 
     `beside` names the files beside the lock that its reader asks for, if they are there.
     """
 
+    module: str
     names: tuple[str, ...]
-    looks_like: Callable[[str], bool]
-    parse: Callable[[str, str, Read | None], Lock]
     beside: tuple[str, ...] = ()
     ecosystem: Ecosystem = Ecosystem.PYPI
 
+    @property
+    def reader(self) -> Reader:
+        """The module, imported for its first lock: all together take long, and few are used."""
+        return cast("Reader", import_module(f"{__name__}.{self.module}"))
+
 
 _PROJECT = ("pyproject.toml",)
+_NPM = Ecosystem.NPM
 FORMATS: dict[str, Format] = {
-    "pylock.toml": Format(
-        names=("pylock.toml", "pylock.*.toml"), looks_like=pylock.looks_like, parse=pylock.parse
-    ),
-    "uv.lock": Format(
-        names=("uv.lock", "*.py.lock"), looks_like=uv.looks_like, parse=uv.parse, beside=_PROJECT
-    ),
-    "poetry.lock": Format(
-        names=("poetry.lock",), looks_like=poetry.looks_like, parse=poetry.parse, beside=_PROJECT
-    ),
-    "pdm.lock": Format(
-        names=("pdm.lock", "pdm.*.lock"), looks_like=pdm.looks_like, parse=pdm.parse, beside=_PROJECT
-    ),
-    "Pipfile.lock": Format(names=("Pipfile.lock",), looks_like=pipfile.looks_like, parse=pipfile.parse),
-    "bun.lock": Format(
-        names=("bun.lock",), looks_like=bun.looks_like, parse=bun.parse, ecosystem=Ecosystem.NPM
-    ),
+    "pylock.toml": Format(module="pylock", names=("pylock.toml", "pylock.*.toml")),
+    "uv.lock": Format(module="uv", names=("uv.lock", "*.py.lock"), beside=_PROJECT),
+    "poetry.lock": Format(module="poetry", names=("poetry.lock",), beside=_PROJECT),
+    "pdm.lock": Format(module="pdm", names=("pdm.lock", "pdm.*.lock"), beside=_PROJECT),
+    "Pipfile.lock": Format(module="pipfile", names=("Pipfile.lock",)),
+    "bun.lock": Format(module="bun", names=("bun.lock",), ecosystem=_NPM),
     "package-lock.json": Format(
-        names=("package-lock.json", "npm-shrinkwrap.json"),
-        looks_like=npm.looks_like,
-        parse=npm.parse,
-        ecosystem=Ecosystem.NPM,
+        module="npm", names=("package-lock.json", "npm-shrinkwrap.json"), ecosystem=_NPM
     ),
-    "pnpm-lock.yaml": Format(
-        names=("pnpm-lock.yaml",),
-        looks_like=pnpm.looks_like,
-        parse=pnpm.parse,
-        ecosystem=Ecosystem.NPM,
-    ),
-    "yarn.lock": Format(
-        names=("yarn.lock",), looks_like=yarn.looks_like, parse=yarn.parse, ecosystem=Ecosystem.NPM
-    ),
+    "pnpm-lock.yaml": Format(module="pnpm", names=("pnpm-lock.yaml",), ecosystem=_NPM),
+    "yarn.lock": Format(module="yarn", names=("yarn.lock",), ecosystem=_NPM),
     "conda-lock": Format(
-        names=("conda-lock.yml", "conda-lock.yaml", "*.conda-lock.yml", "conda-*.lock"),
-        looks_like=conda.looks_like,
-        parse=conda.parse,
+        module="conda", names=("conda-lock.yml", "conda-lock.yaml", "*.conda-lock.yml", "conda-*.lock")
     ),
-    "requirements.txt": Format(
-        names=("*.txt",), looks_like=requirements.looks_like, parse=requirements.parse
-    ),
+    "requirements.txt": Format(module="requirements", names=("*.txt",)),
 }
 
 
@@ -81,7 +72,7 @@ def detect(filename: str, text: str) -> str:
         if any(fnmatchcase(name, pattern) for pattern in known.names):
             return key
     for key, known in FORMATS.items():
-        if known.looks_like(text):
+        if known.reader.looks_like(text):
             return key
     raise LockError("not a lock-file that is known here", where=filename, hint=f"known: {', '.join(FORMATS)}")
 
@@ -101,7 +92,7 @@ def parse(filename: str, text: str, read: Read | None = None) -> Lock:
     folder and inside it, or raises OSError or KeyError. Raises LockError naming file, line or
     path, and package.
     """
-    lock = FORMATS[detect(filename, text)].parse(filename, _with_unix_lines(text), read)
+    lock = FORMATS[detect(filename, text)].reader.parse(filename, _with_unix_lines(text), read)
     return replace(lock, filename=filename)
 
 

@@ -11,13 +11,14 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 
-from lockfiles.document import Table, parse_yaml
+from lockfiles.document import Table
 from lockfiles.errors import LockError
 from lockfiles.formats.fields import Read, in_groups
 from lockfiles.formats.node import Entry, node_lock
 from lockfiles.model import Lock, Package
 from lockfiles.platforms import Platforms
 from lockfiles.urls import redact
+from lockfiles.yaml_document import parse_yaml
 
 _FORMAT = "pnpm-lock.yaml"
 _DEV = "dev"

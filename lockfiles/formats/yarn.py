@@ -11,13 +11,14 @@ from base64 import b64encode
 from collections.abc import Iterator
 from urllib.parse import unquote
 
-from lockfiles.document import Table, parse_yaml
+from lockfiles.document import Table
 from lockfiles.errors import LockError
 from lockfiles.formats.fields import Read
 from lockfiles.formats.node import Entry, node_lock
 from lockfiles.model import Lock, Package
 from lockfiles.platforms import Platforms
 from lockfiles.urls import redact
+from lockfiles.yaml_document import parse_yaml
 
 _VERSION_1 = re.compile(r"^# yarn lockfile v1$", re.MULTILINE)
 _BERRY = re.compile(r"^__metadata:$", re.MULTILINE)
