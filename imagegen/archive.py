@@ -12,8 +12,9 @@ from pathlib import Path
 
 _BLOCK = 512
 _CHUNK = 1 << 20
-# What fits into a header of POSIX.1-1988, so that none of POSIX.1-2001 goes before it.
-_NAME, _MOST = 100, 8**11
+# What fits into a header of POSIX.1-1988, so that none of POSIX.1-2001 goes before it: a path in
+# two fields, which are divided at a slash, and a size.
+_NAME, _PREFIX, _MOST = 100, 155, 8**11
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +86,7 @@ def tar(entries: Iterable[Entry], owner: Callable[[str], int], *, time: int = 0)
     All have the same time, in seconds of the epoch.
     """
     seen: set[str] = set()
-    for entry in sorted(entries, key=lambda entry: entry.path):
+    for entry in sorted(entries, key=_order):
         for folder in _new_folders(entry.path, seen):
             yield _header(_info(folder, owner(folder), time), tarfile.DIRTYPE, mode=0o755)
         info = _info(entry.path, owner(entry.path), time)
@@ -100,6 +101,12 @@ def tar(entries: Iterable[Entry], owner: Callable[[str], int], *, time: int = 0)
         else:
             yield from _file(entry, info)
     yield bytes(2 * _BLOCK)
+
+
+def _order(entry: Entry) -> tuple[str, str]:
+    """Sort bytecode beside its source, whose words it has again, and folders before what they have."""
+    path = f"{entry.path}/" if entry.folder else entry.path
+    return path.replace("/__pycache__/", "/"), entry.path
 
 
 def _new_folders(path: str, seen: set[str]) -> list[str]:
@@ -168,8 +175,14 @@ def _header(info: tarfile.TarInfo, kind: bytes, *, mode: int, size: int = 0, lin
     info.type, info.mode, info.size, info.linkname = kind, mode, size, link
     name = info.name.encode("utf-8", "surrogateescape")
     if kind == tarfile.REGTYPE and name.isascii() and size < _MOST:
-        header = _filled(_blank_header(mode, info.uid, info.gid, info.mtime), size, name[:_NAME])
-        return header if len(name) <= _NAME else _path_header(name) + header
+        blank = _blank_header(mode, info.uid, info.gid, info.mtime)
+        if len(name) <= _NAME:
+            return _filled(blank, size, name)
+        # As tarfile does, at the first slash that leaves a name short enough.
+        cut = name.find(b"/", len(name) - _NAME - 1)
+        if 0 < cut <= _PREFIX:
+            return _filled(blank, size, name[cut + 1 :], name[:cut])
+        return _path_header(name) + _filled(blank, size, name[:_NAME])
     return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
 
 
@@ -181,10 +194,11 @@ def _path_header(name: bytes) -> bytes:
     return _filled(_blank_path_header(), len(record)) + record + _padding(len(record))
 
 
-def _filled(blank: bytes, size: int, name: bytes = b"") -> bytes:
+def _filled(blank: bytes, size: int, name: bytes = b"", prefix: bytes = b"") -> bytes:
     """Give what tarfile would: an image has tens of thousands of files, and most differ in name and size."""
     header = bytearray(blank)
     header[: len(name)] = name
+    header[345 : 345 + len(prefix)] = prefix
     header[124:135] = b"%011o" % size
     header[148:154] = b"%06o" % (sum(header) - sum(header[148:156]) + 8 * ord(" "))
     return bytes(header)

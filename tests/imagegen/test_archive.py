@@ -113,19 +113,53 @@ def test_a_project_leaves_out_what_is_not_its_own(tmp_path: Path) -> None:
 
 @given(NAMES, st.binary(max_size=3000), st.sampled_from([0o644, 0o755]), st.integers(0, 65534))
 def test_the_stream_is_what_tarfile_writes(path: str, content: bytes, mode: int, uid: int) -> None:
-    expected = io.BytesIO()
-    folders = [path[:at] for at, char in enumerate(path) if char == "/"]
-    with tarfile.open(fileobj=expected, mode="w", format=tarfile.PAX_FORMAT) as archive:
-        for name in (*folders, path):
-            info = tarfile.TarInfo(name)
-            info.uid = info.gid = uid
-            info.mode, info.type = (mode, tarfile.REGTYPE) if name == path else (0o755, tarfile.DIRTYPE)
-            info.size = len(content) if name == path else 0
-            archive.addfile(info, io.BytesIO(content))
+    infos = [tarfile.TarInfo(path[:at]) for at, char in enumerate(path) if char == "/"]
+    for folder in infos:
+        folder.uid, folder.gid, folder.mode, folder.type = uid, uid, 0o755, tarfile.DIRTYPE
+    file = tarfile.TarInfo(path)
+    file.uid, file.gid, file.mode, file.size = uid, uid, mode, len(content)
+    expected = b"".join([*(info.tobuf(tarfile.PAX_FORMAT) for info in infos), shortest(file), content])
 
     stream = b"".join(tar_stream([Entry(path=path, content=content, mode=mode)], uid=uid))
 
-    assert expected.getvalue().startswith(stream.removesuffix(bytes(1024)))
+    assert stream == expected + bytes(-len(content) % 512 + 1024)
+
+
+def shortest(info: tarfile.TarInfo) -> bytes:
+    """Give the header of POSIX.1-1988 where the path fits into one."""
+    try:
+        return info.tobuf(tarfile.USTAR_FORMAT if info.name.isascii() else tarfile.PAX_FORMAT)
+    except ValueError:
+        return info.tobuf(tarfile.PAX_FORMAT)
+
+
+@pytest.mark.parametrize("prefix", [154, 155, 156])
+@pytest.mark.parametrize("name", [99, 100, 101])
+def test_long_paths_are_divided_at_a_slash(prefix: int, name: int) -> None:
+    for path in ("p" * prefix + "/" + "n" * name, "p/" + "q" * (prefix - 2) + "/" + "n" * name):
+        info = tarfile.TarInfo(path)
+        stream = b"".join(tar_stream([Entry(path=path)]))
+        assert stream.removesuffix(bytes(1024)).endswith(shortest(info))
+        assert [member.name for member in read(stream) if member.isfile()] == [path]
+
+
+def test_bytecode_lies_beside_its_source() -> None:
+    paths = ["p/B.py", "p/__pycache__/B.cpython-311.pyc", "p/a.py", "p/__pycache__/a.cpython-311.pyc"]
+    entries = [Entry(path=path) for path in paths]
+    entries.append(Entry(path="p/__pycache__", mode=0o700, folder=True))
+
+    stream = b"".join(tar_stream(entries))
+
+    assert [member.name for member in read(stream)] == [
+        "p",
+        "p/__pycache__",
+        paths[1],
+        paths[0],
+        paths[3],
+        paths[2],
+    ]
+    assert read(stream)[1].mode == 0o700
+    assert stream == b"".join(tar_stream(reversed(entries)))
 
 
 @pytest.mark.parametrize("path", ["", "/a", "a/../b", "..", "a//b", "a/./b", "a/"])
