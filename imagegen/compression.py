@@ -14,7 +14,9 @@ from isal import igzip, isal_zlib
 
 # Of libdeflate's levels the one after which more time hardly gives smaller layers, and, for what is
 # compressed once and then lies below every image, the first of those that look for the best of all ways.
-_GZIP_LEVEL, _GZIP_DENSE = 6, 10
+_GZIP_LEVEL, _GZIP_DENSE = 5, 10
+# It takes twice as much memory to compress.
+_MOST_IN_MEMBER = 8 << 20
 # No name, no time, no system.
 _GZIP_HEAD = bytes.fromhex("1f8b08000000000000ff")
 _ZSTD_LEVEL = 3
@@ -61,16 +63,16 @@ class Compressor(Protocol):
 
 
 class GzipMembers:
-    """A gzip file in members (RFC 1952, 2.2): one for each mebibyte, and one for each stream put in whole."""
+    """A gzip file in members (RFC 1952, 2.2): each has a piece of data, or a stream that was put in whole."""
 
     def __init__(self, level: int) -> None:
         self._level = level
 
     def compress(self, data: bytes) -> bytes:
         """Give the members with some bytes, at least one."""
-        view = memoryview(data)
-        starts = range(0, len(data) or 1, _CHUNK)
-        return b"".join(deflate.gzip_compress(view[start : start + _CHUNK], self._level) for start in starts)
+        view, starts = memoryview(data), range(0, len(data) or 1, _MOST_IN_MEMBER)
+        parts = (view[start : start + _MOST_IN_MEMBER] for start in starts)
+        return b"".join(deflate.gzip_compress(part, self._level) for part in parts)
 
     def splice(self, plain: bytes, stream: bytes) -> bytes:
         """Give the member that has a whole deflate stream, which unfolds to `plain`."""

@@ -20,7 +20,7 @@ from mirror.store import disk_errors, sync_folder, write_atomically
 
 # Part of every key: raise it when the same input gives other bytes.
 LAYOUT = 5
-_CHUNK = 1 << 20
+_CHUNK = 4 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from imagegen.archive import Deflated
 _ISAL: Any = isal_zlib  # it has no types
 _RAW = -15
 # Shorter streams take less room when they are compressed anew, together with what lies beside them.
-_KEPT_FROM = 16 << 10
+_KEPT_FROM = 12 << 10
 
 
 class Member(BytesIO):
@@ -68,7 +68,7 @@ class Zip(zipfile.ZipFile):
         raw.compress_type, raw.file_size = zipfile.ZIP_STORED, member.compress_size
         del raw.CRC
         with super().open(raw) as stream:
-            return _inflated(stream.read(), member)
+            return _inflated(stream.read(raw.file_size), member)
 
 
 def _inflated(data: bytes, member: zipfile.ZipInfo) -> Member:
