@@ -76,8 +76,11 @@ def contestants(project: Path, urls: list[str], index: str | None = None) -> lis
     python, out, lock = venv_command("python"), project / "out", str(project / "requirements.txt")
 
     def forget() -> None:
-        for name in (".lockstock", "out", "uv-cache"):
-            shutil.rmtree(project / name, ignore_errors=True)
+        # Put aside and not deleted: ext4 is slow to use again what was deleted in the last minutes.
+        aside = Path(tempfile.mkdtemp(dir=project))
+        for path in (project / name for name in (".lockstock", "out", "uv-cache")):
+            if path.exists():
+                path.rename(aside / path.name)
         out.mkdir()
 
     pip = [python, "-m", "pip", "download", "-q", "--require-hashes", "--no-deps", "--only-binary=:all:"]

@@ -70,10 +70,9 @@ def select(
     """
     packages = required(lock, target, extras, groups)
     chosen = (
-        Choice(package=package, artifact=_hashed(lock, package, artifact, allow_sha1))
+        Choice(package=package, artifact=choose(lock, package, target, sdists, allow_sha1))
         for package in packages
         if isinstance(package.source, (IndexSource, UrlSource))
-        for artifact in [_CHOOSERS[package.ecosystem](package, target, sdists.use(package, lock.options))]
     )
     sources = (p for p in packages if not isinstance(p.source, (IndexSource, UrlSource)))
     return Selection(
@@ -81,6 +80,17 @@ def select(
         choices=tuple(sorted(chosen, key=lambda c: (c.package.name, c.artifact.filename))),
         sources=tuple(sorted(sources, key=lambda package: package.name)),
     )
+
+
+def choose(
+    lock: Lock, package: Package, target: Target, sdists: Sdists, allow_sha1: Collection[str]
+) -> Artifact:
+    """Choose the file that `target` takes of a package.
+
+    Raises NoMatchingArtifactError and MissingHashError.
+    """
+    artifact = _CHOOSERS[package.ecosystem](package, target, sdists.use(package, lock.options))
+    return _hashed(lock, package, artifact, allow_sha1)
 
 
 def best_artifact(package: Package, target: Target, sdists: SdistUse = "fallback") -> Artifact:

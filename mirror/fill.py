@@ -45,7 +45,15 @@ def fill(
 
     `unread` are the locks that could not even be read. Raises the first error if no lock can be met.
     """
-    return asyncio.run(_fill(config, layout, locks, inputs, unread, begin))
+    filled: list[Filled] = []
+
+    async def run() -> None:
+        # As the result of the main task, all of it would be written out by `repr`: asyncio has its signal
+        # handler turned into an enumeration's member, which fails with words that nobody sees.
+        filled.append(await _fill(config, layout, locks, inputs, unread, begin))
+
+    asyncio.run(run())
+    return filled[0]
 
 
 def plan_only(config: Config, layout: Layout, locks: Sequence[LockText]) -> tuple[Plan, Failures]:

@@ -18,6 +18,10 @@ class Wanted:
     package: Package
     artifact: Artifact
 
+    def __hash__(self) -> int:
+        """Hash what tells files apart, and not all that their packages hold besides."""
+        return hash(self.key)
+
     @property
     def label(self) -> str:
         """Name the file for messages."""

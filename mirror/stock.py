@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lockfiles.closure import required
 from lockfiles.errors import LockError, LockstockError
 from lockfiles.model import Digest, Ecosystem, GitSource, Lock, Package, PathSource
-from lockfiles.select import Sdists, Selection, select
+from lockfiles.select import Sdists, Selection, choose, select
 from lockfiles.target import Target
 from mirror.config import Config
 from mirror.errors import NotFoundUpstreamError, UpstreamError
@@ -21,6 +21,7 @@ from mirror.plan import Key, Plan, Wanted, make_plan
 from mirror.publish.metadata import read as read_metadata
 from mirror.snapshot import LockRecord, Selected, Snapshot, Stocked
 from mirror.store import Expected
+from mirror.transfers import Result, Transfers
 from mirror.upstream.clients import CLIENTS
 from mirror.upstream.fetch import Advance, fetch
 from mirror.upstream.locate import LocatedFiles, locate
@@ -28,6 +29,8 @@ from mirror.upstream.session import Upstream, bounds_of, connect
 from mirror.upstream.settings import redact
 
 Begin = Callable[[Plan], Advance]
+Found = Callable[["Order", Package, Collection[Target]], None]
+"""Is told the files of a package as they are found, and the targets that take it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,14 +80,15 @@ class Stockist:
         self._stack = stack
         self._connections: dict[Ecosystem, Upstream] = {}
         self._bounds = bounds_of(config)
+        self._transfers = Transfers(self._fetch)
 
-    async def plan(self, orders: Iterable[Order]) -> Planned:
+    async def plan(self, orders: Iterable[Order], found: Found = lambda *_: None) -> Planned:
         """Locate and select; an order that cannot be met fails alone."""
         selections: list[tuple[Order, Selection]] = []
         failed: dict[str, LockstockError] = {}
         for order in orders:
             try:
-                selections += await self.selections(order)
+                selections += await self.selections(order, found)
             except LockstockError as error:
                 failed[order.record.name] = error
             except Exception as error:  # whatever a hostile lock or index may cause, it ends one lock only
@@ -118,14 +122,25 @@ class Stockist:
             failed=failed,
         )
 
-    async def _attempt(
-        self, orders: Iterable[Order], begin: Begin
-    ) -> tuple[Planned, dict[Wanted, str | LockstockError]]:
-        planned = await self.plan(orders)
+    async def _attempt(self, orders: Iterable[Order], begin: Begin) -> tuple[Planned, dict[Wanted, Result]]:
+        """Plan, and fetch what is missing; what is known of it early is fetched while the rest is located."""
+        planned = await self.plan(orders, self._begin_early)
         plan = planned.plan
-        return planned, await self._fetch_all(plan.fetch, begin(plan)) if plan.fetch else {}
+        for ecosystem in sorted({item.package.ecosystem for item in plan.fetch}):
+            await self._upstream(ecosystem)
+        advance = begin(plan) if plan.fetch else lambda _: None
+        return planned, await self._transfers.finish(plan.fetch, advance)
 
-    def _forgotten(self, results: Mapping[Wanted, str | LockstockError]) -> bool:
+    def _begin_early(self, order: Order, package: Package, targets: Collection[Target]) -> None:
+        """Begin with what these targets take of a package; what is wrong with it, selecting will tell."""
+        for target in targets:
+            with suppress(LockstockError):
+                artifact = choose(order.lock, package, target, order.sdists, order.allow_sha1)
+                wanted = Wanted(package=package, artifact=artifact)
+                if self._held(wanted) is None:
+                    self._transfers.begin(wanted)
+
+    def _forgotten(self, results: Mapping[Wanted, Result]) -> bool:
         """Drop the remembered places that files did not come from; say whether there were any."""
         kinds = (UpstreamError, NotFoundUpstreamError)
         forgotten = [
@@ -158,21 +173,21 @@ class Stockist:
                     failed.setdefault(order.record.name, error)
         return found, failed
 
-    async def selections(self, order: Order) -> list[tuple[Order, Selection]]:
+    async def selections(self, order: Order, found: Found = lambda *_: None) -> list[tuple[Order, Selection]]:
         """Locate an order's files and choose for each of its targets. Raises LockstockError."""
-        located = await self._located(order)
+        located = await self._located(order, found)
         return [
             (order, select(located, target, order.extras, order.groups, order.sdists, order.allow_sha1))
             for target in order.targets
         ]
 
-    async def _located(self, order: Order) -> Lock:
+    async def _located(self, order: Order, found: Found) -> Lock:
         """Find the files of the packages that any target takes."""
-        needed = {
-            package.key
-            for target in order.targets
-            for package in required(order.lock, target, order.extras, order.groups)
-        }
+        needed = _needed(order)
+
+        def tell(package: Package) -> None:
+            found(order, package, needed[package.key])
+
         packages = list(order.lock.packages)
         missing: dict[Ecosystem, list[int]] = {}
         for index, package in enumerate(packages):
@@ -185,13 +200,15 @@ class Stockist:
                 missing.setdefault(package.ecosystem, []).append(index)
         for ecosystem, places in missing.items():
             upstream, ask = await self._upstream(ecosystem), CLIENTS[ecosystem].files_of
-            answers = await locate([packages[i] for i in places], upstream, self._known, ask)
+            answers = await locate([packages[i] for i in places], upstream, self._known, ask, tell)
             for index, answer in zip(places, answers, strict=True):
                 packages[index] = answer
         return replace(order.lock, packages=tuple(packages))
 
     def _held(self, wanted: Wanted) -> str | None:
         """Give the sha256 of a held file; an index without digests leaves only the name to go by."""
+        if self._transfers.has(wanted):
+            return None
         digests = wanted.artifact.digests
         if _are_strong(digests):
             return self._store.find(digests)
@@ -202,27 +219,8 @@ class Stockist:
         allowed = {digest.value for digest in wanted.package.digests}
         return known.sha256 if known and known.sha256 in allowed and self._store.holds(known.sha256) else None
 
-    async def _fetch_all(
-        self, wanted: Iterable[Wanted], advance: Advance
-    ) -> dict[Wanted, str | LockstockError]:
-        """Fetch with bounded concurrency; give each file's sha256, or why it did not come."""
-        items = list(wanted)
-        upstreams = {e: await self._upstream(e) for e in sorted({i.package.ecosystem for i in items})}
-
-        async def one(item: Wanted) -> str | LockstockError:
-            upstream = upstreams[item.package.ecosystem]
-            try:
-                async with upstream.bounds.turn(item.artifact.url or ""):
-                    return await self._fetch(upstream, item, advance)
-            except LockstockError as error:
-                return error
-            except Exception as error:  # whatever hostile data may cause, it ends one file, not the run
-                return UpstreamError(f"cannot be taken: {type(error).__name__}: {error}", where=item.label)
-
-        return dict(zip(items, await asyncio.gather(*map(one, items)), strict=True))
-
-    async def _fetch(self, upstream: Upstream, item: Wanted, advance: Advance) -> str:
-        artifact = item.artifact
+    async def _fetch(self, item: Wanted, advance: Advance) -> str:
+        artifact, upstream = item.artifact, self._connections[item.package.ecosystem]
         if artifact.url is None:
             raise LockError("the lock names no place to fetch it from", where=item.label)
         expected = Expected(
@@ -234,15 +232,16 @@ class Stockist:
             # What was selected by a weak digest was allowed to be.
             allow_weak=not _are_strong((*artifact.digests, *item.package.digests)),
         )
-        return await fetch(
-            upstream.client,
-            artifact.url,
-            self._store,
-            expected,
-            upstream.retries,
-            advance,
-            _inspection(item.package),
-        )
+        async with upstream.bounds.turn(artifact.url, artifact.size or 0):
+            return await fetch(
+                upstream.client,
+                artifact.url,
+                self._store,
+                expected,
+                upstream.retries,
+                advance,
+                _inspection(item.package),
+            )
 
     async def _upstream(self, ecosystem: Ecosystem) -> Upstream:
         if ecosystem not in self._connections:
@@ -276,6 +275,15 @@ class Stockist:
         metadata = read_metadata(self._store.path(sha256), wanted.artifact.filename) or {}
         text = metadata.get("requires_python")
         return text if text and text.isprintable() else None
+
+
+def _needed(order: Order) -> dict[tuple[object, ...], list[Target]]:
+    """Give the packages that any target takes, by key, with those that do. Raises LockstockError."""
+    needed: dict[tuple[object, ...], list[Target]] = {}
+    for target in order.targets:
+        for package in required(order.lock, target, order.extras, order.groups):
+            needed.setdefault(package.key, []).append(target)
+    return needed
 
 
 def _are_strong(digests: Collection[Digest]) -> bool:

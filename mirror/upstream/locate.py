@@ -111,20 +111,31 @@ def _remembered(file: Artifact) -> dict[str, object]:
 
 
 async def locate(
-    packages: Iterable[Package], upstream: Upstream, known: LocatedFiles, ask: FilesOf
+    packages: Iterable[Package],
+    upstream: Upstream,
+    known: LocatedFiles,
+    ask: FilesOf,
+    tell: Callable[[Package], None] = lambda _: None,
 ) -> tuple[Package, ...]:
     """Ask for the files of each package in the way of its ecosystem, and remember the answers.
 
+    `tell` is given each package with its files as soon as they are known, and half of the turns at a host
+    are left for what it begins with them.
+
     Raises NotFoundUpstreamError, DigestMismatchError or UpstreamError: the first package's.
     """
+    turns = asyncio.Semaphore(max(1, upstream.bounds.per_host // 2))
 
     async def found(package: Package) -> Package | LockstockError:
         try:
-            files = await ask(package, upstream)
+            async with turns:
+                files = await ask(package, upstream)
         except LockstockError as error:
             return error
         known.put(package, files)
-        return replace(package, artifacts=files)
+        located = replace(package, artifacts=files)
+        tell(located)
+        return located
 
     results = await asyncio.gather(*map(found, packages))
     for result in results:

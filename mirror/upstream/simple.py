@@ -105,15 +105,19 @@ def _from_json(body: bytes, url: str, wanted: Wanted, values: frozenset[str]) ->
         for file in _with_digests(body, values) if values else json.loads(body)["files"]:
             if _printable(file["filename"]) and _printable(file["url"]) and wanted(file["filename"]):
                 yield _artifact(file["filename"], urljoin(url, file["url"]), file)
-    except (KeyError, TypeError, AttributeError, RecursionError, msgspec.DecodeError) as error:
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"not PEP 691: {type(error).__name__} {error}") from error
 
 
 def _with_digests(body: bytes, values: frozenset[str]) -> list[Any]:
     """Read only the entries that have one of these digests: most of a page are other versions."""
-    hashed = _HASHES.decode(body).files
-    named = [index for index, file in enumerate(hashed) if not values.isdisjoint(file.hashes.values())]
-    entries = _ENTRIES.decode(body).files if named else []
+    try:
+        hashed = _HASHES.decode(body).files
+        named = [index for index, file in enumerate(hashed) if not values.isdisjoint(file.hashes.values())]
+        entries = _ENTRIES.decode(body).files if named else []
+    except msgspec.DecodeError:  # it is stricter than json, about half a pair of surrogates for one
+        files = json.loads(body)["files"]
+        return [file for file in files if not values.isdisjoint(file.get("hashes", {}).values())]
     return [json.loads(bytes(entries[index])) for index in named]
 
 

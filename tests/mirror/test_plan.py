@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -68,5 +69,58 @@ def test_as_many_requests_at_a_time_as_are_allowed_and_no_more(
     project.configure(mirror=f"{key} = 3")
     project.lock(*files)
     assert project.refreshed()["fetched"] == 9
+    assert most <= 3
+
+    index.requests.clear()  # where they lie is known now, so all of them wait for their turns
+    shutil.rmtree(project.layout.store.root)
+    assert project.refreshed()["fetched"] == 9
     assert most == 3
-    assert files[-1].name in index.fetched()[:3]
+    assert set(index.fetched()[:3]) == {file.name for file in files[-3:]}
+
+
+def test_a_file_is_fetched_while_others_are_still_looked_for(
+    project: Project, index: IndexServer, wheels: Path
+) -> None:
+    came = threading.Event()
+
+    def told(answer: Answer) -> None:
+        came.set()
+        answer.send(200, answer.body or b"")
+
+    def late(answer: Answer) -> None:
+        answer.send(200 if came.wait(20) else 500, answer.body or b"")
+
+    first, last = make_wheel(wheels, "a", "1.0"), make_wheel(wheels, "b", "1.0")
+    index.faults = {f"/files/{first.name}": told, "/simple/b/": late}
+    project.environment["PIP_RETRIES"] = "0"
+    project.environment["PIP_DEFAULT_TIMEOUT"] = "30"
+    project.lock(first, last)
+    report = project.refreshed()
+    assert (report["fetched"], report["fetched_size"]) == (2, first.stat().st_size + last.stat().st_size)
+
+
+def test_what_was_begun_for_a_lock_that_cannot_be_met_is_in_nobodys_way(
+    project: Project, index: IndexServer, wheels: Path
+) -> None:
+    good, lost = make_wheel(wheels, "a", "1.0"), make_wheel(wheels, "b", "1.0")
+    begun = threading.Event()
+
+    def stuck(answer: Answer) -> None:
+        begun.set()
+        time.sleep(60)
+
+    def missing(answer: Answer) -> None:
+        begun.wait(20)
+        answer.send(404)
+
+    index.faults = {f"/files/{good.name}": stuck, "/simple/b/": missing}
+    project.environment["PIP_DEFAULT_TIMEOUT"] = "60"
+    project.lock(good, lost)
+    begin = time.monotonic()
+    ended = project.mirror("refresh")
+    assert (ended.returncode, ended.stderr.count("error:")) == (21, 1), ended.stderr
+    assert "no index has a package of this name" in ended.stderr
+    assert time.monotonic() - begin < 50
+    assert not list(project.layout.store.incoming.iterdir())
+    index.faults.clear()
+    assert project.refreshed()["fetched"] == 2
