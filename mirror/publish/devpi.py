@@ -21,7 +21,7 @@ import secrets
 import shutil
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -143,7 +143,15 @@ def locked(folder: Path) -> Iterator[None]:
     """Keep others from writing and from starting a server, whose opening would meddle with a write."""
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        _recover(server_folder(folder) / ".sqlite")
         yield
+
+
+def _recover(database: Path) -> None:
+    """Let SQLite roll back what was cut off: devpi reads first, and by a connection that may not write."""
+    if database.is_file():
+        with suppress(sqlite3.Error), closing(sqlite3.connect(database)) as connection:  # devpi tells it, too
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
 
 
 def server_folder(folder: Path) -> Path:

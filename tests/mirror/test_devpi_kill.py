@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sqlite3
 import sys
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -135,3 +136,27 @@ def test_a_killed_init_is_ended_by_the_next(registry, tmp_path):
     assert moment > 5, "the steps were not seen"
     with attempt.start():
         assert attempt.projects() == []
+
+
+def cut_off(registry: Registry) -> None:
+    """Write to devpi's database, and be killed when some of it is in the file, and the rest is not."""
+    database = sqlite3.connect(registry.folder / "server" / ".sqlite", isolation_level=None)
+    for statement in ("PRAGMA cache_size = 1", "BEGIN IMMEDIATE", "CREATE TABLE cut (off BLOB)"):
+        database.execute(statement)
+    for _ in range(50):
+        database.execute("INSERT INTO cut VALUES (randomblob(9000))")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("way", ["a writer", "a server"])
+def test_a_transaction_cut_off_in_the_middle_of_the_file_is_undone(registry, way):
+    registry.publish("0000-x", *stock(registry, "1.0"))
+    child = multiprocessing.get_context("fork").Process(target=cut_off, args=(registry,))
+    child.start()
+    child.join(60)
+    assert (registry.folder / "server" / ".sqlite-journal").stat().st_size
+    files = stock(registry, "2.0") if way == "a writer" else stock(registry, "1.0")
+    if way == "a writer":
+        registry.publish("0001-x", *files)
+    with registry.start():
+        assert digests(registry, files)
