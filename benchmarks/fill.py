@@ -12,7 +12,6 @@ same machine. Its pages have the locked files only, so there is less to read tha
 
 from __future__ import annotations
 
-import shutil
 import socket
 import subprocess
 import sys
