@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
+import random
 import stat
 import subprocess
 import sys
 import zipfile
+import zlib
 from base64 import urlsafe_b64encode
 from collections.abc import Mapping
 from hashlib import sha256
@@ -15,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from imagegen.archive import Entry
+from imagegen.archive import Deflated, Entry
 from imagegen.errors import WheelError
 from imagegen.wheels import Venv, program_entries, unpack
 from lockfiles.target import Target
@@ -115,6 +118,45 @@ class TestPlaces:
         assert not [path for path in found if "__pycache__" in path]
         record = bytes(found[f"{SITE}/alpha-1.0.dist-info/RECORD"].content)  # type: ignore[arg-type]
         assert b"__pycache__" not in record
+
+    def test_long_files_bring_their_deflate_streams(self, tmp_path: Path) -> None:
+        native = sha256(b"native").hexdigest().encode() + random.Random(1).randbytes(50_000).hex().encode()
+        script = b"#!python\n" + native
+        files = {
+            "evil.so": native,
+            "evil-1.0.data/scripts/native": native,
+            "evil-1.0.data/scripts/tool": script,
+        }
+        path = raw_wheel(tmp_path, files)
+        found = unpacked(path)
+
+        for place in (f"{SITE}/evil.so", "opt/lockstock/venv/bin/native"):
+            content = found[place].content
+            assert isinstance(content, Deflated)
+            assert content.plain == zlib.decompress(content.stream, -15) == native
+            assert content.stream in path.read_bytes()
+        # A script gets another first line, which its stream does not have.
+        fixed = b"#!/opt/lockstock/venv/bin/python3\n" + native
+        assert found["opt/lockstock/venv/bin/tool"].content == fixed
+        (program,) = program_entries(path, path.name, "tools", "native")
+        assert isinstance(program.content, Deflated)
+
+    @pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
+    @pytest.mark.parametrize("wrong", ["digest", "size"])
+    def test_every_file_is_as_long_and_as_record_says(
+        self, tmp_path: Path, algorithm: str, wrong: str
+    ) -> None:
+        whole = raw_wheel(tmp_path, {"evil.py": b"x = 1\n"})
+        with zipfile.ZipFile(whole) as archive:
+            lines = archive.read("evil-1.0.dist-info/RECORD").decode().splitlines()
+        of = b"x = 1\n" if wrong == "size" else b"x = 2\n"
+        digest = urlsafe_b64encode(hashlib.new(algorithm, of).digest()).rstrip(b"=").decode()
+        lines = [line for line in lines if not line.startswith("evil.py,")]
+        line = f"evil.py,{algorithm}={digest},{7 if wrong == 'size' else 6}"
+        path = raw_wheel(tmp_path, {"evil.py": b"x = 1\n"}, record="\n".join([line, *lines]) + "\n")
+
+        with pytest.raises(WheelError, match=r"evil\.py is not what RECORD says"):
+            unpacked(path)
 
     def test_what_pip_installs_from_it_is_the_same(self, tmp_path: Path) -> None:
         files = {"alpha/__init__.py": "def main(): pass\n", "alpha-1.0.data/data/share/alpha.txt": "x"}
