@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 
+import deflate
+
 _BLOCK = 512
 _CHUNK = 1 << 20
 # What fits into a header of POSIX.1-1988, so that none of POSIX.1-2001 goes before it: a path in
@@ -41,7 +43,8 @@ Piece = bytes | Deflated
 class Entry:
     """A file at a relative path: its bytes, or what has them, or a link's target.
 
-    A `folder` has none of these. `owner`, user and group, is where it is not its archive's.
+    A `folder` has none of these. `owner`, user and group, is where it is not its archive's. A file on
+    disk that is `packed` is compressed already: to do so again would take long, for nothing.
     Raises ValueError for a path that leads out of the archive.
     """
 
@@ -51,6 +54,7 @@ class Entry:
     mode: int = 0o644
     folder: bool = False
     owner: tuple[int, int] | None = None
+    packed: bool = False
 
     def __post_init__(self) -> None:
         if not {"", ".", ".."}.isdisjoint(self.path.split("/")):
@@ -154,8 +158,14 @@ def _file(entry: Entry, info: tarfile.TarInfo) -> Iterator[Piece]:
         for start in range(0, size, _CHUNK):
             length = min(_CHUNK, size - start)
             # A file that shrinks meanwhile must not shift what follows it.
-            yield file.read(length).ljust(length, b"\0")
+            chunk = file.read(length).ljust(length, b"\0")
+            yield _as_it_is(chunk) if entry.packed else chunk
         yield _padding(size)
+
+
+def _as_it_is(data: bytes) -> Deflated:
+    """Wrap data that compressing would not make smaller."""
+    return Deflated(plain=data, stream=bytes(deflate.deflate_compress(data, 0)))
 
 
 def _size(content: bytes | Deflated | Stream) -> int:

@@ -34,7 +34,7 @@ _TIME = 1  # milliseconds; npm calls every entry without a time no entry
 
 def tarball_entry(path: Path) -> Entry:
     """Give the place below the cache's folder of a tarball that lies at `path`."""
-    return Entry(path=_content_path(_sha512(path)), content=path)
+    return Entry(path=_content_path(_sha512(path)), content=path, packed=True)
 
 
 def index_entries(files: Iterable[Stocked], store: Store) -> Iterator[Entry]:

@@ -121,7 +121,8 @@ class _Placed:
 
 def _wheel(work: Work, file: Stocked) -> _Placed:
     path = work.path(file)
-    entries = [Entry(path=f"{_STOCK}/{file.filename}", content=path)] if work.plan.wheels else []
+    stock = Entry(path=f"{_STOCK}/{file.filename}", content=path, packed=True)
+    entries = [stock] if work.plan.wheels else []
     claims: list[Claims] = []
     if file in work.plan.install:
         built = work.built.get(file.sha256)

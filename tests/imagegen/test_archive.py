@@ -3,13 +3,14 @@ from __future__ import annotations
 import io
 import os
 import tarfile
+import zlib
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imagegen.archive import Entry, tar_stream, write_folder
+from imagegen.archive import Deflated, Entry, plainly, tar, tar_stream, write_folder
 from imagegen.project import project_entries
 
 NAMES = st.lists(
@@ -166,3 +167,15 @@ def test_bytecode_lies_beside_its_source() -> None:
 def test_a_path_that_leads_out_is_refused(path: str) -> None:
     with pytest.raises(ValueError, match="not a path inside"):
         Entry(path=path)
+
+
+def test_what_is_packed_is_not_compressed_again(tmp_path: Path) -> None:
+    (tmp_path / "wheel").write_bytes(bytes(3_000_000))
+    entry = Entry(path="wheel", content=tmp_path / "wheel", packed=True)
+
+    pieces = list(tar([entry], lambda _: 0))
+
+    streams = [piece for piece in pieces if isinstance(piece, Deflated)]
+    assert b"".join(zlib.decompress(piece.stream, -15) for piece in streams) == bytes(3_000_000)
+    assert all(len(piece.plain) < len(piece.stream) for piece in streams)
+    assert b"".join(plainly(pieces)) == b"".join(tar_stream([Entry(path="wheel", content=bytes(3_000_000))]))
