@@ -31,7 +31,7 @@ class UpstreamAuth:
         self._asking = asyncio.Lock()
         try:
             self._netrc: netrc | None = netrc()
-        except (FileNotFoundError, NetrcParseError):
+        except (OSError, NetrcParseError):
             self._netrc = None
 
     def header(self, url: URL) -> str | None:

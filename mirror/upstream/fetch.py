@@ -61,7 +61,7 @@ async def get(
                 pace.count(len(chunk))
                 if len(body) > _PAGE_LIMIT:
                     raise UpstreamError("the page has no end", where=redact(url))
-            page = _unpacked(body, response.headers.get("Content-Encoding", ""), url)
+            page = _unpacked(body, response.headers.get("Content-Encoding", "").lower(), url)
             kind = response.headers.get("Content-Type", "")
             return Page(kind=kind, body=page, url=str(response.url))
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from urllib.parse import quote, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass_environment  # type: ignore[attr-defined]  # not in typeshed
 
@@ -15,6 +16,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from mirror.errors import TruncatedError, UpstreamError
+from mirror.gate.addresses import refusal
 from mirror.upstream.auth import UpstreamAuth
 from mirror.upstream.settings import UpstreamSettings, redact
 
@@ -22,7 +24,9 @@ _USER_AGENT = "lockstock"
 _SCHEMES = ("http", "https")
 _LED_ON = frozenset({301, 302, 303, 307, 308})
 _MOST_REDIRECTS = 5
+_BEGINNING = 4  # time-outs: for the connection, for what a proxy says, for TLS, and for all of the headers
 _HELD = 1 << 18  # bytes of a body that may wait to be read
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 # What a URL may hold as it is: what is quoted already stays so, since some URLs are signed.
 _SAFE = "!$%&'()*+,/:;=?@[]~"
 
@@ -41,7 +45,7 @@ async def http_client(settings: UpstreamSettings, concurrency: int) -> AsyncIter
         _session(settings, concurrency, tls, resolver) as direct,
         _session(settings, concurrency, tls, aiohttp.ThreadedResolver()) as proxied,
     ):
-        yield Client(direct, proxied, resolver, routes, auth)
+        yield Client(direct, proxied, resolver, routes, auth, _BEGINNING * settings.timeout or None)
 
 
 def _session(
@@ -72,7 +76,9 @@ class Client:
         resolver: _Resolver,
         routes: _Routes,
         auth: UpstreamAuth,
+        patience: float | None,
     ) -> None:
+        self._patience = patience
         self._direct = direct
         self._proxied = proxied
         self._resolver = resolver
@@ -105,26 +111,34 @@ class Client:
         """Go where answers lead. Credentials stay with those whom they were given for."""
         for _ in range(_MOST_REDIRECTS + 1):
             own = {"Authorization": authorization} if authorization else {}
-            async with await self._request(place, {**headers, **own}) as response:
+            async with await self._begun(place, {**headers, **own}) as response:
                 led_to = response.headers.get("Location") if response.status in _LED_ON else None
                 if led_to is None:
                     yield response
                     return
-            following = _address(urljoin(str(place), led_to))
+            following = _address(led_to, place)
             authorization = authorization if _is_of(following, place) else None
             place = following
         raise UpstreamError(f"cannot be fetched: more than {_MOST_REDIRECTS} redirects")
 
-    async def _request(
-        self, place: URL, headers: Mapping[str, str]
-    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
-        proxy, session = self._routes.proxy(place), self._proxied
-        if proxy is None:
-            session = self._direct
-            await self._resolver.check_literal(place.raw_host or "")
-        return session.get(
-            place, headers=headers, proxy=proxy, ssl=self._routes.tls(place), allow_redirects=False
-        )
+    async def _begun(self, place: URL, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
+        """Give an answer whose headers are there.
+
+        aiohttp waits for the next byte only, and without an end for what a proxy says to CONNECT.
+        """
+        proxy = self._routes.proxy(place)
+        session = self._proxied if proxy else self._direct
+        try:
+            async with asyncio.timeout(self._patience):
+                if proxy is None:
+                    await self._resolver.check_literal(place.raw_host or "")
+                return await session.get(
+                    place, headers=headers, proxy=proxy, ssl=self._routes.tls(place), allow_redirects=False
+                )
+        except UnicodeError as error:  # of TLS, behind a proxy: all others are looked up first
+            raise UpstreamError(
+                "cannot be fetched: the host has no possible name", where=place.host or ""
+            ) from error
 
 
 class _Routes:
@@ -171,11 +185,12 @@ def _proxy(given: str) -> URL:
     )
 
 
-def _address(url: str) -> URL:
+def _address(url: str, base: URL | None = None) -> URL:
     """Give the URL to ask for, without credentials and fragment. Raises UpstreamError where it is none."""
     try:
-        origin, parts = URL(url).origin(), urlsplit(url)
-        if origin.scheme in _SCHEMES:
+        whole = urljoin(str(base), url) if base else url
+        origin, parts = URL(whole).origin(), urlsplit(whole)
+        if origin.scheme in _SCHEMES and origin.host:  # which fails where the name is none
             query = f"?{quote(parts.query, _SAFE)}" if parts.query else ""
             return URL(f"{origin}{quote(parts.path or '/', _SAFE)}{query}", encoded=True)
         reason = "it is not an http or https address"
@@ -207,9 +222,14 @@ def _in_our_words(url: str) -> Iterator[None]:
         raise TruncatedError(
             "the upstream stopped in the middle", where=where, hint="run the refresh again"
         ) from error
-    except aiohttp.ClientResponseError as error:
+    except aiohttp.ClientHttpProxyError as error:
         raise UnreachableError(
-            f"the answer cannot be read: {error.status} {error.message}",
+            f"the proxy answers {error.status}", where=where, hint="check the proxy, and `pip config list`"
+        ) from error
+    except aiohttp.ClientResponseError as error:
+        what = error.message.partition(":")[0]  # then comes what was sent, a place with credentials for one
+        raise UnreachableError(
+            f"the answer cannot be read: {what}",
             where=where,
             hint="check the proxy, and `pip config list` or `npm config list`",
         ) from error
@@ -289,11 +309,17 @@ class _Resolver(aiohttp.ThreadedResolver):
     async def _check(self, host: str, addresses: list[str]) -> None:
         if host in self._named or not any(map(_is_private, addresses)):
             return
-        own = [str(one["host"]) for name in sorted(self._named) for one in await self._look_up(name)]
-        if not any(map(_is_private, own)):
-            raise UpstreamError(
-                "a public index sends us to a private address", where=host, hint="not followed"
-            )
+        for name in sorted(self._named):
+            if await self._is_inside(name):
+                return
+        raise UpstreamError("a public index sends us to a private address", where=host, hint="not followed")
+
+    async def _is_inside(self, name: str) -> bool:
+        try:
+            found = await self._look_up(name)
+        except OSError:  # a proxy may know it
+            return False
+        return any(_is_private(str(one["host"])) for one in found)
 
     async def _look_up(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
@@ -305,4 +331,8 @@ class _Resolver(aiohttp.ThreadedResolver):
 
 
 def _is_private(address: str) -> bool:
-    return not ipaddress.ip_address(address.partition("%")[0]).is_global
+    """Say whether an address is not one on the public internet, as the gate does."""
+    found = ipaddress.ip_address(address.partition("%")[0])
+    if found in _NAT64:  # how networks without IPv4 reach all of it
+        found = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
+    return refusal(found) is not None

@@ -45,21 +45,26 @@ def parse_page(
     """
     kind = content_type.partition(";")[0].strip().lower()
     if kind.endswith("json"):
-        files = _from_json(body, url, wanted, frozenset(digest.value for digest in digests))
+        files = _from_json(body, url, wanted, _spelled(digests))
     elif kind in ("text/html", "application/vnd.pypi.simple.v1+html", ""):
-        files = _from_html(_narrow(body, tuple(digests)), url, wanted)
+        files = _from_html(_narrow(body, _spelled(digests)), url, wanted)
     else:
         raise ValueError(f"{kind} is not a page of a package index")
     schemes = _REMOTE if urlsplit(url).scheme in _REMOTE else ("file", *_REMOTE)
     return tuple(file for file in files if urlsplit(file.url or "").scheme in schemes)
 
 
-def _narrow(body: bytes, digests: Collection[Digest]) -> bytes:
+def _spelled(digests: Iterable[Digest]) -> frozenset[str]:
+    """Give the digests in the two ways that a page may write them."""
+    return frozenset(value for digest in digests for value in (digest.value, digest.value.upper()))
+
+
+def _narrow(body: bytes, digests: Collection[str]) -> bytes:
     """Cut an HTML page down to the links that carry one of the digests, if there are any."""
     if not digests:
         return body
     head, *links = _LINK.split(body)
-    values = [digest.value.encode() for digest in digests]
+    values = [value.encode() for value in digests]
     return head + b"".join(link for link in links if any(value in link for value in values))
 
 

@@ -68,6 +68,14 @@ def test_several_places_on_one_host(
     }
 
 
+def test_a_netrc_that_cannot_be_read_has_none(
+    index: IndexServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".netrc").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert asked(UpstreamSettings(indexes=(index.index,)), index, ["/x"]) == {"/x": ""}
+
+
 def leaks(project: Project, secret: str, *shown: str) -> list[str]:
     files = [path for path in project.layout.root.rglob("*") if path.is_file() and not path.is_symlink()]
     return [text for text in shown if secret in text] + [

@@ -7,6 +7,7 @@ import datetime
 import random
 import ssl
 from base64 import b64encode
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
@@ -21,7 +22,7 @@ from lockfiles.model import Digest
 from mirror.errors import UpstreamError
 from mirror.store import Expected, Store
 from mirror.upstream.fetch import Page, fetch, get
-from mirror.upstream.http import http_client
+from mirror.upstream.http import UnreachableError, http_client
 from mirror.upstream.settings import UpstreamSettings
 from tests.index_server import Answer, IndexServer
 from tests.wheels import digest
@@ -191,6 +192,111 @@ def test_a_proxy(
         assert "wrong" not in str(caught.value)
 
 
+async def says_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read()
+    writer.close()
+
+
+async def goes_on_before_it_answers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readuntil(b"\r\n\r\n")
+    with suppress(ConnectionError):
+        while True:
+            writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            await writer.drain()
+            await asyncio.sleep(0.02)
+
+
+async def drips_headers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(b"HTTP/1.1 200 OK\r\nX: ")
+    with suppress(ConnectionError):
+        while True:
+            writer.write(b"x")
+            await writer.drain()
+            await asyncio.sleep(0.02)
+
+
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+async def ask(handler: Handler, place: str = "http://{}/", proxy: str | None = None) -> Page | None:
+    """Ask a server once, which may hold the answer back, or its bytes; `{}` is where it listens."""
+    async with await asyncio.start_server(handler, "127.0.0.1", 0) as listening:
+        address = f"127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+        settings = UpstreamSettings(
+            indexes=(place.format(address),), proxy=proxy and proxy.format(address), timeout=0.2
+        )
+        async with asyncio.timeout(10), http_client(settings, 2) as client:
+            return await get(client, place.format(address), 0)
+
+
+@pytest.mark.parametrize("handler", [says_nothing, goes_on_before_it_answers, drips_headers])
+@pytest.mark.parametrize(
+    ("place", "proxy"), [("http://{}/", None), ("https://index.example/", "http://{}"), ("https://{}/", None)]
+)
+def test_an_answer_that_does_not_begin(handler: Handler, place: str, proxy: str | None) -> None:
+    """Nor what a proxy says to CONNECT."""
+    with pytest.raises(UnreachableError):
+        asyncio.run(ask(handler, place, proxy))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"Location: https://me:hunter2@files.example/?signature=hunter2&" + b"x" * 10_000,
+        b"Location: https://me:hunter2@files.example/?signature=hunter2\x0b",
+        b"Location: https://me:hunter2@[/?signature=hunter2",
+        b"Location: https://me:hunter2@xn--/?signature=hunter2",
+        b"Location: ftp://me:hunter2@files.example/?signature=hunter2",
+    ],
+)
+def test_an_error_does_not_tell_what_was_sent(header: bytes) -> None:
+    async def answers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\n" + header + b"\r\n\r\n")
+        writer.close()
+
+    with pytest.raises(UpstreamError) as caught:
+        asyncio.run(ask(answers))
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a..b", ".example", "a" * 70, "xn--"])
+def test_a_name_that_cannot_be_one_behind_a_proxy(name: str) -> None:
+    async def opens(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+            await reader.read()
+        writer.close()
+
+    with pytest.raises(UpstreamError):
+        asyncio.run(ask(opens, f"https://{name}/", "http://{}"))
+
+
+@pytest.mark.parametrize(
+    ("host", "reason"),
+    [
+        ("127.0.0.1", "private address"),
+        ("localhost", "private address"),
+        ("[::127.0.0.1]", "private address"),
+        ("[64:ff9b::7f00:1]", "private address"),
+        ("[2002:7f00:1::]", "private address"),
+        ("224.0.0.1", "private address"),
+        ("168.63.129.16", "private address"),
+        ("[64:ff9b::808:808]", "cannot be reached"),
+    ],
+)
+def test_where_an_index_may_not_lead_though_its_own_name_is_unknown_here(host: str, reason: str) -> None:
+    async def run() -> None:
+        settings = UpstreamSettings(indexes=("https://index.invalid/simple",), timeout=0.2)
+        async with http_client(settings, 2) as client:
+            await get(client, f"http://{host}:9/", 0)
+
+    with pytest.raises(UpstreamError, match=reason):
+        asyncio.run(run())
+
+
 @pytest.mark.parametrize(
     "host", ["2130706433", "127.1", "0x7f.1", "[::1]", "[::ffff:127.0.0.1]", "localhost"]
 )
@@ -205,6 +311,18 @@ def test_no_way_to_write_a_private_address_gets_through(index: IndexServer, host
     with pytest.raises(UpstreamError, match=r"private address|no address|cannot be reached"):
         asyncio.run(run())
     assert index.requests == []
+
+
+def test_a_time_out_of_nought_is_none(index: IndexServer) -> None:
+    index.faults["/"] = lambda answer: answer.send(200, b"here", {"Content-Encoding": "IDENTITY"})
+
+    async def run() -> Page | None:
+        async with http_client(UpstreamSettings(indexes=(index.index,), timeout=0), 2) as client:
+            return await get(client, f"{index.url}/", 0)
+
+    page = asyncio.run(run())
+    assert page is not None
+    assert page.body == b"here"
 
 
 def test_credentials_stay_where_they_belong(index: IndexServer, wheels: Path) -> None:

@@ -74,6 +74,8 @@ def test_a_page_is_narrowed_to_the_links_that_matter() -> None:
     assert narrow == tuple(file for file in parse_page("text/html", page, URL) if wanted in file.digests)
     assert len(narrow) == 1
     assert parse_page("text/html", page, URL, digests=[Digest("sha256", "0" * 64)]) == ()
+    loud = page.replace(SHA.encode(), SHA.upper().encode())
+    assert parse_page("text/html", loud, URL, digests=[wanted]) == narrow
 
 
 def test_json_is_narrowed_too() -> None:
@@ -88,6 +90,27 @@ def test_json_is_narrowed_too() -> None:
         page = json.dumps({"files": [{**files[0], "hashes": odd}]}).encode()
         with pytest.raises(ValueError, match="PEP 691"):
             parse_page(JSON_TYPE, page, URL, digests=[Digest("sha256", "2" * 64)])
+
+
+_ODD = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | st.just([1])
+_SPELLED = st.sampled_from([SHA, SHA.upper(), "cd" * 32, "ab"])
+_HASHES = st.dictionaries(st.sampled_from(["sha256", "SHA256", "md5"]), _SPELLED | _ODD, max_size=3)
+_FILE = st.fixed_dictionaries(
+    {"filename": st.sampled_from(["flask-1.0.tar.gz", "flask-2.0.tar.gz"]), "url": st.just("x")},
+    optional={"hashes": _HASHES | _ODD, "size": _ODD, "more": st.lists(_ODD | _HASHES, max_size=2)},
+)
+
+
+@given(st.lists(_FILE | _ODD, max_size=4), st.booleans(), st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]))
+def test_narrow_json_says_what_all_of_it_says(files: list[object], ascii: bool, encoding: str) -> None:
+    text = json.dumps({"files": files}, ensure_ascii=ascii)
+    wanted, page = Digest("sha256", SHA), text.encode(encoding, "surrogatepass")
+    try:
+        wide = parse_page(JSON_TYPE, page, URL)
+        narrow = parse_page(JSON_TYPE, page, URL, digests=[wanted])
+    except ValueError:
+        return
+    assert [f for f in narrow if wanted in f.digests] == [f for f in wide if wanted in f.digests]
 
 
 @pytest.mark.parametrize(
