@@ -42,8 +42,9 @@ class _Turns:
 
     @asynccontextmanager
     async def taken(self, weight: float) -> AsyncIterator[None]:
-        self._free -= 1
-        if self._free < 0:
+        if self._free:
+            self._free -= 1
+        else:
             await self._wait(weight)
         try:
             yield
@@ -56,16 +57,15 @@ class _Turns:
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.cancelled():
-                self._free += 1
-            else:  # it came at the same moment
+            if not turn.cancelled():  # it came at the same moment
                 self._give()
             raise
 
     def _give(self) -> None:
-        self._free += 1
+        """Hand a turn to one that waits and still wants it; what was cancelled may not know it yet."""
         while self._waiting:
             turn = heappop(self._waiting)[2]
             if not turn.done():
                 turn.set_result(None)
-                break
+                return
+        self._free += 1

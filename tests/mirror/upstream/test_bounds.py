@@ -55,6 +55,24 @@ def test_the_weightiest_of_those_that_wait_goes_first() -> None:
     assert asyncio.run(run()) == [1, math.inf, 50, 50, 3, 2]
 
 
+def test_a_turn_is_not_kept_for_one_that_was_cancelled_and_does_not_know_it_yet() -> None:
+    async def run() -> None:
+        bounds = Bounds(1, 1)
+
+        async def ask() -> None:
+            async with bounds.turn("https://one.example/"):
+                pass
+
+        async with asyncio.timeout(5):
+            async with bounds.turn("https://one.example/"):
+                waiting = asyncio.create_task(ask())
+                await asyncio.sleep(0)
+                waiting.cancel()
+            await ask()
+
+    asyncio.run(run())
+
+
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3), st.booleans()), max_size=30))
 def test_no_turn_is_lost_or_given_twice(jobs: list[tuple[int, int, bool]]) -> None:
     """Whoever waits may be cancelled at any moment, also at that at which the turn comes."""
