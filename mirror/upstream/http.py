@@ -8,7 +8,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import quote, unquote, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass_environment  # type: ignore[attr-defined]  # not in typeshed
 
 import aiohttp
@@ -26,6 +26,7 @@ _LED_ON = frozenset({301, 302, 303, 307, 308})
 _MOST_REDIRECTS = 5
 _BEGINNING = 4  # time-outs: for the connection, for what a proxy says, for TLS, and for all of the headers
 _HELD = 1 << 18  # bytes of a body that may wait to be read
+_DOTS = frozenset({".", ".."})
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 # What a URL may hold as it is: what is quoted already stays so, since some URLs are signed.
 _SAFE = "!$%&'()*+,/:;=?@[]~"
@@ -192,7 +193,10 @@ def _address(url: str, base: URL | None = None) -> URL:
         origin, parts = URL(whole).origin(), urlsplit(whole)
         if origin.scheme in _SCHEMES and origin.host:  # which fails where the name is none
             query = f"?{quote(parts.query, _SAFE)}" if parts.query else ""
-            return URL(f"{origin}{quote(parts.path or '/', _SAFE)}{query}", encoded=True)
+            is_plain = _DOTS.isdisjoint(map(unquote, parts.path.split("/")))
+            # Steps up and down are gone where credentials are looked for, so they are not sent, either.
+            path = quote(parts.path or "/", _SAFE) if is_plain else URL(whole).raw_path
+            return URL(f"{origin}{path}{query}", encoded=True)
         reason = "it is not an http or https address"
     except ValueError:  # its words may hold the credentials
         reason = "it is not an address"

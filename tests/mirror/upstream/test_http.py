@@ -342,6 +342,21 @@ def test_credentials_stay_where_they_belong(index: IndexServer, wheels: Path) ->
     assert sent == {"/a": True, "/b": True, "/c": False, "/d": False}
 
 
+@pytest.mark.parametrize("path", ["/evil/../private/x", "/evil/%2e%2E/private/x", "/./private/x"])
+def test_credentials_of_a_path_are_sent_to_that_path(index: IndexServer, path: str) -> None:
+    place = f"//{index.url.partition('//')[2]}/private/"
+    settings = UpstreamSettings(indexes=(index.index,), authorization={place: "Bearer token"})
+
+    async def run() -> None:
+        async with http_client(settings, 2) as client:
+            await get(client, index.url + path, 0)
+
+    asyncio.run(run())
+    assert [(path, headers["Authorization"]) for path, headers in index.requests] == [
+        ("/private/x", "Bearer token")
+    ]
+
+
 def test_what_is_quoted_in_a_url_stays_so(index: IndexServer) -> None:
     path = "/files/a%2Bb%7Ec+%C3%A4?sig=a%2Fb%3D&x=%41"
 
