@@ -13,6 +13,7 @@ from urllib.request import getproxies, proxy_bypass_environment  # type: ignore[
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.connector import Connection
 from yarl import URL
 
 from mirror.errors import TruncatedError, UpstreamError
@@ -62,9 +63,20 @@ def _session(
         timeout=aiohttp.ClientTimeout(sock_connect=settings.timeout, sock_read=settings.timeout),
         headers={"User-Agent": _USER_AGENT},
         cookie_jar=aiohttp.DummyCookieJar(),
+        request_class=_Request,
         auto_decompress=False,
         read_bufsize=_HELD,
     )
+
+
+class _Request(aiohttp.ClientRequest):
+    """A request that is not sent after bytes that nobody asked for: they would be taken for its answer."""
+
+    async def send(self, conn: Connection) -> aiohttp.ClientResponse:
+        """Send it; for ServerDisconnectedError, aiohttp tries another connection."""
+        if conn.protocol is None or conn.protocol.should_close:
+            raise aiohttp.ServerDisconnectedError
+        return await super().send(conn)
 
 
 class Client:
@@ -117,9 +129,8 @@ class Client:
                 if led_to is None:
                     yield response
                     return
-            following = _address(led_to, place)
-            authorization = authorization if _is_of(following, place) else None
-            place = following
+            before, place = place, _address(led_to, place)
+            authorization = authorization if _is_of(place, before) else None
         raise UpstreamError(f"cannot be fetched: more than {_MOST_REDIRECTS} redirects")
 
     async def _begun(self, place: URL, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
@@ -226,14 +237,11 @@ def _in_our_words(url: str) -> Iterator[None]:
         raise TruncatedError(
             "the upstream stopped in the middle", where=where, hint="run the refresh again"
         ) from error
-    except aiohttp.ClientHttpProxyError as error:
-        raise UnreachableError(
-            f"the proxy answers {error.status}", where=where, hint="check the proxy, and `pip config list`"
-        ) from error
     except aiohttp.ClientResponseError as error:
+        is_proxy = isinstance(error, aiohttp.ClientHttpProxyError)
         what = error.message.partition(":")[0]  # then comes what was sent, a place with credentials for one
         raise UnreachableError(
-            f"the answer cannot be read: {what}",
+            f"the proxy answers {error.status}" if is_proxy else f"the answer cannot be read: {what}",
             where=where,
             hint="check the proxy, and `pip config list` or `npm config list`",
         ) from error

@@ -116,6 +116,30 @@ def test_an_idle_connection_that_the_server_ends_is_not_used_again(
         assert asyncio.run(run(server)) == [b"good"] * 3
 
 
+def test_an_answer_that_nobody_asked_for_is_not_the_next_one() -> None:
+    async def says_more(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            while await reader.readuntil(b"\r\n\r\n"):
+                for body in (b"good", b"evil"):
+                    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n" + body)
+                    await writer.drain()
+                    await asyncio.sleep(0.05)
+        writer.close()
+
+    async def run() -> list[bytes]:
+        bodies = []
+        async with await asyncio.start_server(says_more, "127.0.0.1", 0) as listening:
+            place = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/"
+            async with http_client(UpstreamSettings(indexes=(place,)), 2) as client:
+                for _ in range(3):
+                    page = await get(client, place, 0)
+                    bodies.append(page.body if page else b"")
+                    await asyncio.sleep(0.2)
+        return bodies
+
+    assert asyncio.run(run()) == [b"good"] * 3
+
+
 class Proxy:
     """A forward proxy on loopback that wants credentials; all hosts lead to one server."""
 
