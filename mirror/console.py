@@ -44,8 +44,12 @@ def run(app: Callable[[], object]) -> None:
         report_error(error)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        err.print("interrupted; nothing half-done is left behind")
+        _say_interrupted()
         sys.exit(_INTERRUPTED)
+    except SystemExit as end:
+        if isinstance(getattr(end.__context__, "__cause__", None), KeyboardInterrupt):  # typer took it
+            _say_interrupted()
+        raise
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -55,6 +59,10 @@ def run(app: Callable[[], object]) -> None:
         err.print(f"[red]internal error:[/red] {escape(f'{type(error).__name__}: {error}')}")
         err.print("hint: this is a bug; LOCKSTOCK_TRACEBACK=1 shows where, please report it")
         sys.exit(_INTERNAL_ERROR)
+
+
+def _say_interrupted() -> None:
+    err.print("interrupted; nothing half-done is left behind")
 
 
 def report_error(error: LockstockError) -> None:

@@ -148,6 +148,8 @@ def test_a_run_that_a_person_stops_is_noted_as_such(
         time.sleep(0.01)
     running.send_signal(signal.SIGINT)
     assert running.wait() == 130
+    assert running.stderr is not None
+    assert "interrupted; nothing half-done" in running.stderr.read()
     noted = last_run(project.layout)
     assert noted is not None
     assert (noted.exit_code, noted.reason, noted.succeeded) == (130, "interrupted", None)
