@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from enum import StrEnum
 from pathlib import Path
 from struct import pack
@@ -63,24 +66,39 @@ class Compressor(Protocol):
 
 
 class GzipMembers:
-    """A gzip file in members (RFC 1952, 2.2): each has a piece of data, or a stream that was put in whole."""
+    """A gzip file in members (RFC 1952, 2.2): each has a piece of data, or a stream that was put in whole.
+
+    Members are compressed by as many threads as there are processors, which does not show in the bytes.
+    """
 
     def __init__(self, level: int) -> None:
         self._level = level
+        self._most = os.cpu_count() or 1
+        self._threads = ThreadPoolExecutor(self._most)
+        self._members: deque[Future[bytearray]] = deque()
 
     def compress(self, data: bytes) -> bytes:
-        """Give the members with some bytes, at least one."""
+        """Take some bytes, for at least one member, and give the members that are ready."""
         view, starts = memoryview(data), range(0, len(data) or 1, _MOST_IN_MEMBER)
-        parts = (view[start : start + _MOST_IN_MEMBER] for start in starts)
-        return b"".join(deflate.gzip_compress(part, self._level) for part in parts)
+        for start in starts:
+            part = view[start : start + _MOST_IN_MEMBER]
+            self._members.append(self._threads.submit(deflate.gzip_compress, part, self._level))
+        return self._ready(self._most)
 
     def splice(self, plain: bytes, stream: bytes) -> bytes:
-        """Give the member that has a whole deflate stream, which unfolds to `plain`."""
-        return b"".join((_GZIP_HEAD, stream, pack("<LL", deflate.crc32(plain), len(plain) & 0xFFFFFFFF)))
+        """Give the member that has a whole deflate stream, which unfolds to `plain`, and those before it."""
+        tail = pack("<LL", deflate.crc32(plain), len(plain) & 0xFFFFFFFF)
+        return b"".join((self._ready(0), _GZIP_HEAD, stream, tail))
 
     def flush(self) -> bytes:
-        """Give nothing: all members are whole."""
-        return b""
+        """Give the rest."""
+        rest = self._ready(0)
+        self._threads.shutdown()
+        return rest
+
+    def _ready(self, waiting: int) -> bytes:
+        """Give the members but for the last ones, which may go on."""
+        return b"".join(self._members.popleft().result() for _ in range(len(self._members) - waiting))
 
 
 def plain(layer: Path) -> Iterator[bytes]:

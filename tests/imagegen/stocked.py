@@ -8,6 +8,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,16 +88,20 @@ class StockedProject:
         return snapshot
 
     def share_bases(self, cache: Path) -> None:
-        """Use the bases of the tests' cache, packed and unpacked, and keep new ones there."""
+        """Use the bases of the tests' cache, packed and unpacked, and keep new ones there.
+
+        So are the layers that are made of them: to compress one takes half a minute.
+        """
         for name, folder in (("bases", cache), ("roots", cache.parent / "roots")):
             folder.mkdir(parents=True, exist_ok=True)
             (self.folder / ".lockstock" / name).symlink_to(folder)
+        self._shared.copy_bases(Layers(self.layout.root))
 
     def imagegen(
         self, *arguments: str, environment: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run the `imagegen` command to its end."""
-        return subprocess.run(
+        ended = subprocess.run(
             self.command(*arguments),
             cwd=self.folder,
             env={**os.environ, **(environment or {})},
@@ -104,6 +109,13 @@ class StockedProject:
             text=True,
             check=False,
         )
+        if "build" in arguments and (self.layout.root / "bases").is_symlink():
+            Layers(self.layout.root).copy_bases(self._shared)
+        return ended
+
+    @property
+    def _shared(self) -> Layers:
+        return Layers((self.layout.root / "bases").resolve().parent / "base-layers")
 
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "imagegen", *arguments]
@@ -113,6 +125,31 @@ class StockedProject:
         ended = self.imagegen(*arguments, "--json")
         assert ended.returncode == 0, ended.stderr
         return json.loads(ended.stdout)
+
+
+@dataclass(frozen=True)
+class Layers:
+    """What a mirror has of layers: the records, and the blobs that they name."""
+
+    root: Path
+
+    def copy_bases(self, to: Layers) -> None:
+        """Copy the layers of bases that the other has not."""
+        for record in self.root.glob("layers/*.json"):
+            layer = json.loads(record.read_text())["layer"]
+            if layer["comment"].startswith("debian:") and not (to.root / "layers" / record.name).exists():
+                blob = f"oci/blobs/{layer['digest'].replace(':', '/')}"
+                for name in (blob, f"layers/{record.name}"):
+                    if (self.root / name).exists():
+                        _copy(self.root / name, to.root / name)
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".tmp", delete=False) as file:
+        shutil.copyfile(source, file.name)
+    Path(file.name).chmod(0o444)
+    Path(file.name).rename(target)
 
 
 def path_without(program: str, folder: Path) -> str:

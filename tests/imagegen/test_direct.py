@@ -239,7 +239,7 @@ class TestChange:
     def test_what_a_killed_run_left_is_swept(self, tmp_path: Path, cache: Path) -> None:
         project = stocked(tmp_path / "project", cache, make_wheel(tmp_path / "up", "alpha", "1.0"))
         blobs = project.layout.root / "oci/blobs/sha256"
-        blobs.mkdir(parents=True)
+        blobs.mkdir(parents=True, exist_ok=True)
         (blobs / "half.tmp").write_text("half")
 
         built(project)
