@@ -21,7 +21,7 @@ from mirror import config as configuration
 from mirror.config import Config
 from mirror.destinations import ObjectStoreSpec, RemoteDevpiSpec
 from mirror.layout import Layout
-from mirror.publish import devpi, devpi_server
+from mirror.publish import devpi_server, devpi_state
 from mirror.status import read_status
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ def _clock(skew: float) -> Finding:
 
 
 def _devpi(config: Config, layout: Layout) -> Finding:
-    if not devpi.server_folder(layout.devpi).is_dir():
+    if not devpi_state.server_folder(layout.devpi).is_dir():
         return _fine("devpi", "not there yet; the first refresh makes it")
     try:
         up = devpi_server.is_up(layout.devpi, config.port)

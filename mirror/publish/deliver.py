@@ -13,7 +13,7 @@ from mirror.config import Config
 from mirror.console import human_size, plural, report_error, say
 from mirror.destinations import ObjectStoreSpec, RemoteDevpiSpec
 from mirror.layout import Layout
-from mirror.publish import devpi, devpi_accounts, devpi_server, simple
+from mirror.publish import devpi, devpi_accounts, devpi_server, devpi_state, simple
 from mirror.publish.check import check_index
 from mirror.snapshot import Snapshot
 
@@ -164,7 +164,7 @@ def withdraw(config: Config, keep: Collection[str]) -> None:
 def _forget(layout: Layout) -> None:
     from mirror.publish import devpi_remote, object_store
 
-    devpi.forget(layout.devpi)
+    devpi_state.forget(layout.devpi)
     object_store.forget(layout)
     devpi_remote.forget(layout)
 

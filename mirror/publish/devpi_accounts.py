@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from mirror.errors import RegistryError
-from mirror.publish import devpi
+from mirror.publish import devpi_state
 
 READER = "reads the mirror"  # devpi's title of such an account
 _NAME = re.compile(r"[a-z0-9_](?:[a-z0-9._-]{0,62}[a-z0-9_])?")
-_TAKEN = ("root", devpi.USER)
+_TAKEN = ("root", devpi_state.USER)
 
 
 def root(folder: Path) -> tuple[str, str]:
@@ -28,8 +28,8 @@ def add(folder: Path, name: str) -> str:
     if not _NAME.fullmatch(name) or name in _TAKEN:
         raise RegistryError("this cannot be the name of a reader", where=repr(name))
     token = secrets.token_urlsafe(32)
-    devpi.init(folder)
-    with devpi.writing(folder) as xom, xom.keyfs.write_transaction():
+    devpi_state.init(folder)
+    with devpi_state.writing(folder) as xom, xom.keyfs.write_transaction():
         user = _reader(xom, name)
         if user is None:
             xom.model.create_user(name, token, title=READER)
@@ -40,8 +40,8 @@ def add(folder: Path, name: str) -> str:
 
 def remove(folder: Path, name: str) -> None:
     """Take a reader away. Raises RegistryError where there is none of this name."""
-    devpi.init(folder)
-    with devpi.writing(folder) as xom, xom.keyfs.write_transaction():
+    devpi_state.init(folder)
+    with devpi_state.writing(folder) as xom, xom.keyfs.write_transaction():
         user = _reader(xom, name)
         if user is None:
             raise RegistryError("there is no such reader", where=name, hint="`mirror reader list` shows them")
@@ -50,8 +50,8 @@ def remove(folder: Path, name: str) -> None:
 
 def names(folder: Path) -> tuple[str, ...]:
     """Give the names of all readers, sorted."""
-    devpi.init(folder)
-    with devpi.writing(folder) as xom, xom.keyfs.read_transaction():
+    devpi_state.init(folder)
+    with devpi_state.writing(folder) as xom, xom.keyfs.read_transaction():
         users = xom.model.get_userlist()
         return tuple(sorted(user.name for user in users if user.get().get("title") == READER))
 

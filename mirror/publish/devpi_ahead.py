@@ -18,7 +18,7 @@ from traceback import format_exc
 from typing import Any, ParamSpec, TypeVar
 
 from mirror.errors import RegistryError
-from mirror.publish import devpi, devpi_server
+from mirror.publish import devpi_server, devpi_state
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -58,7 +58,7 @@ class Ahead:
         self._there.close()
 
     def call(self, function: Callable[_P, _T], *args: _P.args, **named: _P.kwargs) -> _T:
-        """Call a function of `mirror.publish.devpi` there. Raises what it raises, and RegistryError."""
+        """Call a function of devpi's modules there. Raises what it raises, and RegistryError."""
         return self.begin(function, *args, **named)()
 
     def begin(self, function: Callable[_P, _T], *args: _P.args, **named: _P.kwargs) -> Callable[[], _T]:
@@ -113,8 +113,8 @@ def _begin(parent: int) -> None:
 
 
 def _make_ready(folder: Path) -> None:
-    devpi.init(folder)
-    devpi.load()
+    devpi_state.init(folder)
+    devpi_state.load()
 
 
 def _serve(folder: Path, port: int) -> str:

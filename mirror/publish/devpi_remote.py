@@ -20,8 +20,9 @@ from lockfiles.model import Ecosystem
 from mirror.destinations import RemoteDevpiSpec
 from mirror.errors import RegistryError
 from mirror.layout import Layout
-from mirror.publish.devpi import CLOSED, index_of
+from mirror.publish.devpi import index_of
 from mirror.publish.devpi_stage import versiondata
+from mirror.publish.devpi_state import CLOSED
 from mirror.snapshot import Snapshot, Stocked
 from mirror.store import Store, write_atomically
 

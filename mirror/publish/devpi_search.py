@@ -18,7 +18,7 @@ from devpi_web.config import get_pluginmanager
 from devpi_web.null_index import Index
 from pluggy import HookimplMarker
 
-from mirror.publish.devpi import STABLE, USER
+from mirror.publish.devpi_state import STABLE, USER
 
 _ON_A_PAGE = 20
 _HELP = "All words have to be part of a package's name or summary."

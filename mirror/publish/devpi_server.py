@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from mirror.errors import RegistryError
-from mirror.publish import devpi, devpi_process
+from mirror.publish import devpi_process, devpi_state
 
 HOST = "127.0.0.1"
 LOG = "server.log"
@@ -64,7 +64,7 @@ class Server:
 
 def index_url(port: int) -> str:
     """Give the URL of the stable index, the one that shows the current snapshot."""
-    return f"http://{HOST}:{port}/{devpi.USER}/{devpi.STABLE}/+simple/"
+    return f"http://{HOST}:{port}/{devpi_state.USER}/{devpi_state.STABLE}/+simple/"
 
 
 def is_up(folder: Path, port: int) -> bool:
@@ -72,7 +72,7 @@ def is_up(folder: Path, port: int) -> bool:
     found = _who_answers(port)
     if found is None:
         return False
-    if found != devpi.identity(folder):
+    if found != devpi_state.identity(folder):
         raise RegistryError(
             "the port is taken by another program, which is not this mirror's devpi",
             where=f"{HOST}:{port}",
@@ -88,8 +88,8 @@ def start(folder: Path, port: int, *, private: bool = False) -> Server:
     in everybody. A started server ends with the thread that started it, however that ends. Raises
     RegistryError when it does not come up or the port is taken.
     """
-    devpi.init(folder)
-    with devpi.locked(folder):
+    devpi_state.init(folder)
+    with devpi_state.locked(folder):
         if is_up(folder, port):
             return Server(port=port, process=None)
         port = _free_port() if private else port
@@ -115,8 +115,8 @@ def start_behind(folder: Path, host: str, port: int, *, web: bool = False) -> tu
     started it. Raises RegistryError when the mirror is served already, `port` is taken, or devpi does
     not come up.
     """
-    devpi.init(folder)
-    with devpi.locked(folder):
+    devpi_state.init(folder)
+    with devpi_state.locked(folder):
         _refuse_second(folder, port)
         try:
             listener = socket.create_server((host, port))
@@ -153,7 +153,7 @@ def _spawn(
     environment = {name: value for name, value in os.environ.items() if not name.startswith("DEVPI")}
     address = [*([devpi_process.WITH_WEB] if web else []), f"--host={HOST}", f"--port={port}"]
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", devpi_process.__name__, *address, *devpi.options(folder)],
+        [sys.executable, "-P", "-m", devpi_process.__name__, *address, *devpi_state.options(folder)],
         stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
         process_group=0, preexec_fn=partial(_begin, os.getpid()),
     )  # fmt: skip
@@ -176,7 +176,7 @@ def end_with_parent(by: int = signal.SIGTERM) -> None:
 
 def _comes_up(server: Server, folder: Path) -> bool:
     """Wait until the server answers; say False when it has ended or takes too long."""
-    identity = devpi.identity(folder)
+    identity = devpi_state.identity(folder)
     deadline = time.monotonic() + _START_LIMIT
     while _who_answers(server.port) != identity:
         if time.monotonic() > deadline or (server.process and server.process.poll() is not None):

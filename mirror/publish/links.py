@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from mirror.publish import devpi
+from mirror.publish import devpi_state
 
 PREFIX = 16  # as many digits of the sha256 as every folder's name tells
 TEMPORARY = "-tmp"  # devpi's own mark, which the sweepers know
@@ -19,7 +19,7 @@ def published(root: Path) -> Iterator[tuple[Path, str | None]]:
 
     The places of npm's tarballs do not tell them.
     """
-    devpis = devpi.server_folder(root / "devpi") / "+files" / devpi.USER
+    devpis = devpi_state.server_folder(root / "devpi") / "+files" / devpi_state.USER
     for path in (*sorted(devpis.glob("*/+f/*/*/*")), *sorted((root / "tree").glob("[0-9]*/files/*/*/*"))):
         if path.suffix != ".metadata" and not path.name.endswith(TEMPORARY):
             yield path, (path.parent.parent.name + path.parent.name)[:PREFIX]

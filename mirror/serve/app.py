@@ -10,7 +10,7 @@ from contextlib import suppress
 from aiohttp import web
 
 from mirror.layout import Layout
-from mirror.publish import devpi, devpi_process, devpi_server
+from mirror.publish import devpi_process, devpi_server, devpi_state
 from mirror.serve.index import Index
 from mirror.serve.npm import NpmRegistry
 from mirror.serve.proxy import Proxy
@@ -42,7 +42,7 @@ def application(
     proxy = Proxy(backend)
 
     async def beside(project: str) -> str | None:
-        path = f"/{devpi.USER}/{devpi.STABLE}/+simple/{project}/"
+        path = f"/{devpi_state.USER}/{devpi_state.STABLE}/+simple/{project}/"
         return path if await proxy.has(path) else None
 
     async def top(request: web.Request) -> web.StreamResponse:

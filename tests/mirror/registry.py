@@ -13,7 +13,7 @@ from subprocess import PIPE, STDOUT, CompletedProcess, run
 
 import httpx
 
-from mirror.publish import devpi, devpi_server
+from mirror.publish import devpi, devpi_server, devpi_state
 from mirror.snapshot import Snapshot, Stocked
 from mirror.store import Store
 from tests.wheels import digest
@@ -81,7 +81,7 @@ class Registry:
     def indexes(self) -> list[str]:
         """Give the names of all of our indexes, as a client is told."""
         answer = httpx.get(
-            f"http://127.0.0.1:{self.port}/{devpi.USER}",
+            f"http://127.0.0.1:{self.port}/{devpi_state.USER}",
             headers={"Accept": "application/json"}, trust_env=False,
         )  # fmt: skip
         return sorted(answer.json()["result"]["indexes"])

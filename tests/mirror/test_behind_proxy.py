@@ -16,7 +16,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from mirror.layout import Layout
-from mirror.publish import devpi
+from mirror.publish import devpi_state
 from mirror.serve.index import Index
 from tests.mirror.registry import free_port
 from tests.mirror.stocking import hold, stocked
@@ -56,7 +56,7 @@ def mirror(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     project = Project(folder, free_port())
     project.config.write_text(f"[mirror]\nport = {project.port}\nin_house = ['alice/packages']\n")
     layout = project.layout
-    devpi.init(layout.devpi)
+    devpi_state.init(layout.devpi)
     flask = make_wheel(folder, "flask", "1.0", files={"flask.py": b""})
     hold(layout, flask)
     publish_npm(layout, stocked(flask), stocked_npm(layout, TARBALL))

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from mirror.errors import DiskFullError, RegistryError, StoreError
-from mirror.publish import devpi
+from mirror.publish import devpi, devpi_state
 from mirror.snapshot import Stocked
 from tests.mirror.registry import Registry, pip_install, uv_install
 from tests.wheels import make_sdist, make_wheel
@@ -90,7 +90,7 @@ def test_readers_see_all_of_the_old_or_all_of_the_new(registry):
 def test_publishing_what_is_published_opens_nothing(registry):
     file = stock(registry, "lockstock-it")
     assert registry.publish("0001-a", file).changed
-    database = devpi.server_folder(registry.folder) / ".sqlite"
+    database = devpi_state.server_folder(registry.folder) / ".sqlite"
     before = database.stat().st_mtime_ns
     script = (
         "import sys; from pathlib import Path; from mirror.publish import devpi\n"
@@ -108,7 +108,7 @@ def test_publishing_what_is_published_opens_nothing(registry):
 def test_publishing_again_after_damage_repairs_the_index(registry):
     file = stock(registry, "lockstock-it")
     registry.publish("0001-a", file)
-    server = devpi.server_folder(registry.folder)
+    server = devpi_state.server_folder(registry.folder)
     for lost in (*server.rglob(file.filename), server / ".lockstock"):
         lost.unlink()
     assert registry.publish("0001-a", file).changed
@@ -118,7 +118,7 @@ def test_publishing_again_after_damage_repairs_the_index(registry):
 def test_clients_find_the_index_while_it_is_mended(registry, monkeypatch):
     files = [stock(registry, f"lockstock-it{n}") for n in range(3)]
     registry.publish("0001-a", *files)
-    server, seen, fill = devpi.server_folder(registry.folder), [], devpi.fill
+    server, seen, fill = devpi_state.server_folder(registry.folder), [], devpi.fill
 
     def look(*arguments: object) -> None:
         seen.append(registry.projects())
@@ -156,7 +156,7 @@ def test_pruning_removes_indexes_and_their_files_but_never_the_published(registr
     assert devpi.prune(registry.folder, []) == ("s-0001-x",)
     assert registry.files("lockstock-it") == {files[2].filename: files[2].sha256}
     assert [registry.store.path(file.sha256).stat().st_nlink for file in files] == [1, 1, 2]
-    folders = (devpi.server_folder(registry.folder) / "+files" / devpi.USER).iterdir()
+    folders = (devpi_state.server_folder(registry.folder) / "+files" / devpi_state.USER).iterdir()
     assert [folder.name for folder in folders] == ["s-0002-x"]
 
 
@@ -208,8 +208,8 @@ def test_a_file_that_the_store_lacks_is_refused(registry):
 
 def test_a_damaged_database_is_one_clear_error(tmp_path):
     registry = Registry(tmp_path)
-    devpi.init(registry.folder)
-    (devpi.server_folder(registry.folder) / ".sqlite").write_bytes(b"no database" * 1000)
+    devpi_state.init(registry.folder)
+    (devpi_state.server_folder(registry.folder) / ".sqlite").write_bytes(b"no database" * 1000)
     with pytest.raises(RegistryError, match="cannot be used") as caught:
         registry.publish("0001-a", stock(registry, "lockstock-it"))
     assert caught.value.where == str(registry.folder)

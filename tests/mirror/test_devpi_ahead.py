@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from mirror.errors import RegistryError, StoreError
-from mirror.publish import devpi, devpi_server
+from mirror.publish import devpi, devpi_server, devpi_state
 from mirror.publish.check import check_index
 from mirror.publish.devpi_ahead import Ahead
 from mirror.snapshot import Snapshot, Stocked
@@ -86,7 +86,7 @@ def test_errors_come_across_whole(registry: Registry, stocked: Stocked) -> None:
 def test_what_keeps_devpi_from_starting_is_told_when_it_is_needed(registry: Registry, tmp_path: Path) -> None:
     other = Registry(tmp_path / "other", port=registry.port)
     with other.start(), Ahead(registry.folder, registry.port) as ahead:
-        ahead.call(devpi.init, registry.folder)
+        ahead.call(devpi_state.init, registry.folder)
         with pytest.raises(RegistryError, match="taken by another program"):
             ahead.index_url()
 
@@ -121,7 +121,7 @@ def test_it_ends_with_a_parent_that_is_killed(registry: Registry, pause: float) 
 @pytest.mark.timeout(60)
 def test_a_run_that_fails_waits_for_nothing(registry: Registry) -> None:
     registry.folder.mkdir(parents=True)
-    with devpi.locked(registry.folder):  # so that it would wait for ever
+    with devpi_state.locked(registry.folder):  # so that it would wait for ever
         with suppress(ZeroDivisionError), Ahead(registry.folder, registry.port) as ahead:
             larger_than_a_pipe = ahead.begin(len, b"x" * 1_000_000)
             next_one = ahead.begin(devpi.prune, registry.folder, ())
@@ -156,7 +156,7 @@ def test_a_refresh_whose_lock_cannot_be_met_does_not_wait_for_devpi(project: Pro
     wheel = make_wheel(wheels, "flask", "1.0")
     project.lock(wheel, changed={wheel.name: "0" * 64})
     project.layout.devpi.mkdir(parents=True)
-    with devpi.locked(project.layout.devpi):
+    with devpi_state.locked(project.layout.devpi):
         ended = project.mirror("refresh")
     assert ended.returncode == 20, ended.stderr
     assert left_over(str(project.folder)) == []

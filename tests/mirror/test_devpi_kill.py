@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mirror.publish import devpi
+from mirror.publish import devpi, devpi_state
 from mirror.snapshot import Stocked
 from tests.mirror.registry import Registry
 from tests.wheels import make_wheel
@@ -101,7 +101,7 @@ def test_a_killed_publisher_of_a_snapshot_that_is_given_up_leaves_nothing(served
         assert digests(served, good), f"step {moment}"
         assert served.leftovers() == [], f"step {moment}"
         assert served.indexes() == ["current", "s-0000-x"], f"step {moment}"
-        folders = (devpi.server_folder(served.folder) / "+files" / devpi.USER).iterdir()
+        folders = (devpi_state.server_folder(served.folder) / "+files" / devpi_state.USER).iterdir()
         assert [folder.name for folder in folders] == ["s-0000-x"], f"step {moment}"
         moment += 1
     assert moment > 10, "the steps were not seen"
@@ -127,7 +127,7 @@ def test_a_killed_init_is_ended_by_the_next(registry, tmp_path):
     moment = 0
     while True:
         attempt = Registry(tmp_path / str(moment))
-        if not steps_until_killed(lambda: devpi.init(attempt.folder), moment):  # noqa: B023 - used at once
+        if not steps_until_killed(lambda: devpi_state.init(attempt.folder), moment):  # noqa: B023 - used at once
             break
         files = stock(attempt, "1.0")
         attempt.publish("0001-x", *files)

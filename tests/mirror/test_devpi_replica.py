@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from mirror.publish import devpi
+from mirror.publish import devpi, devpi_state
 from mirror.publish.devpi_server import is_up
 from tests.mirror.registry import Registry, free_port, pip_install, uv_install
 from tests.mirror.test_devpi_server import foreground
@@ -63,7 +63,7 @@ def answers(registry: Registry) -> bool:
 @pytest.fixture
 def primary(tmp_path: Path) -> Iterator[Registry]:
     registry = Registry(tmp_path / "mirror")
-    devpi.init(registry.folder)
+    devpi_state.init(registry.folder)
     process = foreground(registry)
     try:
         wait_until(lambda: is_up(registry.folder, registry.port))

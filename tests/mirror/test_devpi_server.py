@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from mirror.errors import RegistryError
-from mirror.publish import devpi, devpi_server
+from mirror.publish import devpi_server, devpi_state
 from tests.mirror.registry import Registry
 from tests.wheels import make_wheel
 
@@ -103,7 +103,7 @@ def test_its_key_derivation_takes_no_time(registry):
 def test_secrets_are_the_owners_alone(registry, monkeypatch):
     previous = os.umask(0o002)
     try:
-        devpi.init(registry.folder)
+        devpi_state.init(registry.folder)
     finally:
         os.umask(previous)
     assert stat.S_IMODE(registry.folder.stat().st_mode) == 0o700
@@ -115,14 +115,14 @@ def test_secrets_are_the_owners_alone(registry, monkeypatch):
 
 
 def test_init_again_changes_nothing(registry):
-    devpi.init(registry.folder)
+    devpi_state.init(registry.folder)
     before = {path: path.stat().st_mtime_ns for path in registry.folder.rglob("*")}
-    devpi.init(registry.folder)
+    devpi_state.init(registry.folder)
     assert {path: path.stat().st_mtime_ns for path in registry.folder.rglob("*")} == before
 
 
 def test_a_lost_secret_is_made_again(registry):
-    devpi.init(registry.folder)
+    devpi_state.init(registry.folder)
     (registry.folder / "secret").unlink()
     with registry.start():
         assert registry.projects() == []
@@ -144,7 +144,7 @@ def test_options_of_the_users_own_devpi_have_no_effect(registry, monkeypatch, tm
 @pytest.mark.usefixtures("web_server")
 @pytest.mark.parametrize("begin", [devpi_server.start, behind, devpi_server.is_up])
 def test_a_port_that_another_program_holds_is_refused(registry, begin):
-    devpi.init(registry.folder)
+    devpi_state.init(registry.folder)
     with pytest.raises(RegistryError, match="taken by another program") as caught:
         begin(registry.folder, registry.port)
     assert caught.value.where == f"127.0.0.1:{registry.port}"
@@ -167,8 +167,8 @@ def test_another_mirrors_devpi_is_another_program(registry, tmp_path):
 
 
 def test_a_server_that_cannot_start_is_told_with_its_log(registry):
-    devpi.init(registry.folder)
-    (devpi.server_folder(registry.folder) / ".sqlite").unlink()
+    devpi_state.init(registry.folder)
+    (devpi_state.server_folder(registry.folder) / ".sqlite").unlink()
     with pytest.raises(RegistryError, match="does not start") as caught:
         registry.start()
     log = registry.folder / "server.log"
@@ -178,7 +178,7 @@ def test_a_server_that_cannot_start_is_told_with_its_log(registry):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_serve_ends_well_when_it_is_asked_to(registry, number):
-    devpi.init(registry.folder)
+    devpi_state.init(registry.folder)
     with foreground(registry) as process:
         wait_until(lambda: devpi_server.is_up(registry.folder, registry.port))
         with pytest.raises(RegistryError, match="runs already"):
@@ -191,8 +191,8 @@ def test_serve_ends_well_when_it_is_asked_to(registry, number):
 
 
 def test_starting_waits_for_a_writer(registry):
-    devpi.init(registry.folder)
-    with devpi.locked(registry.folder), foreground(registry) as process:
+    devpi_state.init(registry.folder)
+    with devpi_state.locked(registry.folder), foreground(registry) as process:
         time.sleep(1)
         assert not devpi_server.is_up(registry.folder, registry.port)
         process.kill()
@@ -208,8 +208,8 @@ def test_many_who_start_it_at_once_share_one(registry):
 
 
 def test_serve_ends_with_the_code_of_a_server_that_fails(registry):
-    devpi.init(registry.folder)
-    (devpi.server_folder(registry.folder) / ".sqlite").unlink()
+    devpi_state.init(registry.folder)
+    (devpi_state.server_folder(registry.folder) / ".sqlite").unlink()
     with foreground(registry) as process:
         _, log = process.communicate(timeout=20)
     assert process.returncode not in (0, None)
@@ -218,7 +218,7 @@ def test_serve_ends_with_the_code_of_a_server_that_fails(registry):
 
 @pytest.mark.parametrize("function", ["serve", "start"])
 def test_a_killed_parent_leaves_no_stray_server(registry, function):
-    devpi.init(registry.folder)
+    devpi_state.init(registry.folder)
     with foreground(registry, function) as process:
         wait_until(lambda: devpi_server.is_up(registry.folder, registry.port))
         process.kill()

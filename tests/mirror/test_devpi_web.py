@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from mirror.publish import devpi, devpi_server
+from mirror.publish import devpi, devpi_server, devpi_state
 from mirror.serve.views import DEVPI_TOP
 from tests.mirror.registry import Registry, free_port
 from tests.mirror.stocking import publish_tree, stock
@@ -169,7 +169,7 @@ def test_one_state_serves_with_it_and_without_it(tmp_path: Path) -> None:
             shown = page.replace(f":{registry.port}", f":{server.port}")
             statuses.append(httpx.get(shown, headers=HTML, trust_env=False).status_code)
     assert statuses == [415, 200, 415]  # which is devpi's own answer to who wants a page
-    assert not (devpi.server_folder(registry.folder) / ".indices").exists()
+    assert not (devpi_state.server_folder(registry.folder) / ".indices").exists()
 
 
 def test_a_refresh_does_not_load_it(tmp_path: Path) -> None:
@@ -180,8 +180,8 @@ def test_a_refresh_does_not_load_it(tmp_path: Path) -> None:
         page = f"http://127.0.0.1:{server.port}/+search"
         assert httpx.get(page, headers=HTML, trust_env=False).status_code == 404
     script = (
-        "import sys; from pathlib import Path; from mirror.publish import devpi\n"
-        f"devpi.forget(Path({str(registry.folder)!r}))\n"
+        "import sys; from pathlib import Path; from mirror.publish import devpi, devpi_state\n"
+        f"devpi_state.forget(Path({str(registry.folder)!r}))\n"
         f"print(devpi.prune(Path({str(registry.folder)!r}), ()))\n"
         "print('devpi_server.main' in sys.modules, 'devpi_web' in sys.modules)"
     )

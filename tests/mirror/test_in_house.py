@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from mirror.publish import devpi, devpi_accounts
+from mirror.publish import devpi_accounts, devpi_state
 from mirror.publish.devpi_server import is_up
 from tests.project import Project
 from tests.wheels import digest, make_wheel
@@ -143,7 +143,7 @@ def test_uploads_of_people_are_never_touched_and_shown_where_the_user_says_so(
 def test_an_index_that_nobody_uploads_to_is_refused(project: Project, wheels: Path, place: str) -> None:
     project.lock(make_wheel(wheels, "flask", "1.0"))
     first = project.refreshed()["snapshot"]
-    with devpi.writing(project.layout.devpi) as xom, xom.keyfs.write_transaction():
+    with devpi_state.writing(project.layout.devpi) as xom, xom.keyfs.write_transaction():
         mirror = {"type": "mirror", "mirror_url": "http://upstream.example/"}
         xom.model.get_user("root").create_stage("mirror", **mirror)
     project.configure(mirror=f'in_house = ["{place}"]')

@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from mirror.layout import Layout
-from mirror.publish import devpi, devpi_server
+from mirror.publish import devpi_server, devpi_state
 from mirror.serve.negotiate import JSON_TYPE, content_type
 from tests.index_server import IndexServer
 from tests.mirror.registry import free_port
@@ -53,7 +53,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     folder = tmp_path_factory.mktemp("served")
     project = Project(folder, free_port())
     project.config.write_text(f"[mirror]\nport = {project.port}\n")
-    devpi.init(project.layout.devpi)
+    devpi_state.init(project.layout.devpi)
     process = serving(project)
     assert httpx.get(f"http://127.0.0.1:{project.port}/health", trust_env=False).status_code == 503
     try:
