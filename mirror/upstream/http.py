@@ -1,10 +1,8 @@
-"""One HTTP client for all upstreams: credentials by host, no way to private addresses."""
+"""One HTTP client for all upstreams: proxies, certificates, credentials, and where answers lead."""
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -12,13 +10,13 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass_environment  # type: ignore[attr-defined]  # not in typeshed
 
 import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.abc import AbstractResolver
 from aiohttp.connector import Connection
 from yarl import URL
 
 from mirror.errors import TruncatedError, UpstreamError
-from mirror.gate.addresses import refusal
 from mirror.upstream.auth import UpstreamAuth
+from mirror.upstream.resolver import Resolver
 from mirror.upstream.settings import UpstreamSettings, redact
 
 _USER_AGENT = "lockstock"
@@ -28,7 +26,6 @@ _MOST_REDIRECTS = 5
 _BEGINNING = 4  # time-outs: for the connection, for what a proxy says, for TLS, and for all of the headers
 _HELD = 1 << 18  # bytes of a body that may wait to be read
 _DOTS = frozenset({".", ".."})
-_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 # What a URL may hold as it is: what is quoted already stays so, since some URLs are signed.
 _SAFE = "!$%&'()*+,/:;=?@[]~"
 
@@ -41,7 +38,7 @@ class UnreachableError(UpstreamError):
 async def http_client(settings: UpstreamSettings, concurrency: int) -> AsyncIterator[Client]:
     """Open the client. `concurrency` is the most connections at a time. Raises UpstreamError."""
     routes, auth = _Routes(settings), UpstreamAuth(settings.named, settings.authorization)
-    resolver, tls = _Resolver(settings), _tls(settings)
+    resolver, tls = Resolver(settings), _tls(settings)
     # A proxy's own name is the user's, so it may be private; but only for what goes through it.
     async with (
         _session(settings, concurrency, tls, resolver) as direct,
@@ -86,7 +83,7 @@ class Client:
         self,
         direct: aiohttp.ClientSession,
         proxied: aiohttp.ClientSession,
-        resolver: _Resolver,
+        resolver: Resolver,
         routes: _Routes,
         auth: UpstreamAuth,
         patience: float | None,
@@ -214,13 +211,6 @@ def _address(url: str, base: URL | None = None) -> URL:
     raise UpstreamError(f"cannot be fetched: {reason}", where=redact(url))
 
 
-def _host(url: str) -> str | None:
-    try:
-        return URL(url).raw_host
-    except ValueError:
-        return None
-
-
 def _is_of(following: URL, place: URL) -> bool:
     """Say whether a redirect stays with the same server, or only becomes a secure one there."""
     upgrade = (place.scheme, place.port, following.scheme, following.port) == ("http", 80, "https", 443)
@@ -286,65 +276,3 @@ def _tls(settings: UpstreamSettings) -> ssl.SSLContext | bool:
             hint="look at `pip config debug` and `npm config list`",
         ) from error
     return context
-
-
-class _Resolver(aiohttp.ThreadedResolver):
-    """Gives only addresses that may be dialled.
-
-    Hosts that the user's own settings name are trusted; an index's page or a redirect may lead to
-    a private address only if the upstream is itself private. What was checked is what is dialled,
-    so that a name which changes its address between the two gains nothing.
-    """
-
-    def __init__(self, settings: UpstreamSettings) -> None:
-        super().__init__()
-        self._named = {host for url in settings.named if (host := _host(url))}
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        """Look a name up, and check what it stands for. Raises OSError and UpstreamError."""
-        found = await self._look_up(host, port, family)
-        await self._check(host, [str(one["host"]) for one in found])
-        return found
-
-    async def check_literal(self, host: str) -> None:
-        """Check a host that is an address itself, which is not looked up. Raises UpstreamError."""
-        if ":" not in host and not host.replace(".", "").isdigit():  # as aiohttp tells them
-            return
-        try:
-            ipaddress.ip_address(host.partition("%")[0])
-        except ValueError as error:  # the system may read 2130706433 as an address, too
-            raise UpstreamError("cannot be fetched: the host is no address", where=host) from error
-        await self._check(host, [host])
-
-    async def _check(self, host: str, addresses: list[str]) -> None:
-        if host in self._named or not any(map(_is_private, addresses)):
-            return
-        for name in sorted(self._named):
-            if await self._is_inside(name):
-                return
-        raise UpstreamError("a public index sends us to a private address", where=host, hint="not followed")
-
-    async def _is_inside(self, name: str) -> bool:
-        try:
-            found = await self._look_up(name)
-        except OSError:  # a proxy may know it
-            return False
-        return any(_is_private(str(one["host"])) for one in found)
-
-    async def _look_up(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        try:
-            return await super().resolve(host, port, family)
-        except UnicodeError as error:  # a name may not even be one
-            raise OSError(str(error)) from error
-
-
-def _is_private(address: str) -> bool:
-    """Say whether an address is not one on the public internet, as the gate does."""
-    found = ipaddress.ip_address(address.partition("%")[0])
-    if found in _NAT64:  # how networks without IPv4 reach all of it
-        found = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
-    return refusal(found) is not None
