@@ -17,13 +17,13 @@ _TIMED = 0
 
 
 def compiled(path: str, source: bytes, time: int) -> bytes:
-    """Give the .pyc of a source, or nothing."""
+    """Give the .pyc of a source, or nothing: also of one that nests deeper than a .pyc may."""
     try:
-        code = compile(source, path, "exec", dont_inherit=True, optimize=0)
+        code = marshal.dumps(compile(source, path, "exec", dont_inherit=True, optimize=0))
     except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError):
         return b""
     head = (importlib.util.MAGIC_NUMBER, number(_TIMED), number(time), number(len(source)))
-    return b"".join(head) + marshal.dumps(code)
+    return b"".join(head) + code
 
 
 def number(value: int) -> bytes:

@@ -45,6 +45,14 @@ def test_a_python_of_this_host_compiles_the_same_each_time() -> None:
     assert compiler().build == f"host {sys.version}"
 
 
+def test_a_module_that_nests_deeper_than_bytecode_may_has_none() -> None:
+    deep = Entry(path="lib/deep.py", content=b"f = " + b"lambda:" * 1100 + b"0\n")
+
+    assert list(compiled(deep, Entry(path="lib/m.py", content=SOURCE))) == list(
+        compiled(Entry(path="lib/m.py", content=SOURCE))
+    )
+
+
 def test_a_version_that_nobody_has() -> None:
     assert HostPython.find("3.999") is None
 
