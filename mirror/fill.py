@@ -96,6 +96,8 @@ async def _fill(
         _raise_if_none(locks, met, failed)
         more, unresolved = await asyncio.to_thread(_build_orders, config, layout, met, first)
         second = await stockist.stock(more, begin)
+        if not (failed or unresolved or second.failed):
+            stockist.forget_unused()
     failed |= {_owner(name): error for name, error in {**unresolved, **second.failed}.items()}
     shelves = (first, second)
     failed |= _conflicts(

@@ -22,9 +22,10 @@ from mirror.publish.metadata import read as read_metadata
 from mirror.snapshot import LockRecord, Selected, Snapshot, Stocked
 from mirror.store import Expected
 from mirror.transfers import Result, Transfers
+from mirror.upstream.answers import LocatedFiles
 from mirror.upstream.clients import CLIENTS
 from mirror.upstream.fetch import Advance, fetch
-from mirror.upstream.locate import LocatedFiles, locate
+from mirror.upstream.locate import locate
 from mirror.upstream.session import Upstream, bounds_of, connect
 from mirror.upstream.settings import redact
 
@@ -130,6 +131,10 @@ class Stockist:
             await self._upstream(ecosystem)
         advance = begin(plan) if plan.fetch else lambda _: None
         return planned, await self._transfers.finish(plan.fetch, advance)
+
+    def forget_unused(self) -> None:
+        """Drop what indexes said of packages that no lock names any more. All locks have been met."""
+        self._known.compact()
 
     def _begin_early(self, order: Order, package: Package, targets: Collection[Target]) -> None:
         """Begin with what these targets take of a package; what is wrong with it, selecting will tell."""

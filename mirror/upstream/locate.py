@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import fields, replace
-from functools import cached_property
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -23,14 +21,11 @@ from lockfiles.filenames import check_wheel_name
 from lockfiles.model import Artifact, Digest, IndexSource, Package
 from mirror.config import UpstreamSpec
 from mirror.errors import DigestMismatchError, NotFoundUpstreamError, UpstreamError
-from mirror.store import disk_errors
+from mirror.upstream.answers import LocatedFiles, locked_digests
 from mirror.upstream.fetch import Page, get, local_path
 from mirror.upstream.session import Upstream
 from mirror.upstream.settings import is_pinned, is_remote, redact
 from mirror.upstream.simple import ACCEPT, Wanted, file_version, parse_page
-
-_KEY = 32  # digits
-_FIELDS = tuple(field.name for field in fields(Artifact))
 
 FilesOf = Callable[[Package, Upstream], Awaitable[tuple[Artifact, ...]]]
 
@@ -44,70 +39,6 @@ def is_located(package: Package, upstreams: Iterable[UpstreamSpec] = ()) -> bool
         return True
     named = bool(package.artifacts) and all(artifact.url for artifact in package.artifacts)
     return named and not is_pinned(package.name, upstreams)
-
-
-class LocatedFiles:
-    """What indexes said before, per package, its locked digests, and the indexes it is pinned to.
-
-    The digests make an answer final: no network is needed for it again, unless a place is left.
-    Each is a line of one file, which is only appended to: to make a file for each takes seven times as
-    long. The last line of a package counts, and one that was cut off is no answer.
-    """
-
-    def __init__(self, file: Path, upstreams: Iterable[UpstreamSpec] = ()) -> None:
-        self._file = file
-        self._upstreams = tuple(upstreams)
-
-    def get(self, package: Package) -> tuple[Artifact, ...] | None:
-        """Give the files found for this package before."""
-        try:
-            items = json.loads(self._answers[self._key(package)])
-            return tuple(
-                Artifact(**{**i, "digests": tuple(Digest(**d) for d in i["digests"])}) for i in items
-            )
-        except (ValueError, TypeError, KeyError):
-            return None
-
-    def put(self, package: Package, files: Sequence[Artifact]) -> None:
-        """Keep an answer, without credentials. One that holds for a time, as signed URLs do, is not kept."""
-        if all(file.digests and file.url and not urlsplit(file.url).query for file in files):
-            self._note(package, [_remembered(file) for file in files])
-
-    def forget(self, package: Package) -> bool:
-        """Drop an answer whose places have been left; say whether there was one."""
-        there = self.get(package) is not None
-        if there:
-            self._note(package, None)
-        return there
-
-    @cached_property
-    def _answers(self) -> dict[bytes, bytes]:
-        try:
-            lines = self._file.read_bytes().split(b"\n")
-        except FileNotFoundError:
-            return {}
-        return {line[:_KEY]: line[_KEY:] for line in lines}
-
-    def _note(self, package: Package, answer: object) -> None:
-        key, value = self._key(package), json.dumps(answer).encode()
-        self._answers[key] = value
-        with disk_errors(self._file.parent):
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            with self._file.open("ab") as file:
-                file.write(b"\n" + key + value)  # which ends one that was cut off, too
-
-    def _key(self, package: Package) -> bytes:
-        locked = sorted(map(str, _allowed(package)))
-        pins = sorted(redact(s.index) for s in self._upstreams if is_pinned(package.name, (s,)))
-        parts = [package.ecosystem, package.name, str(package.version), *locked, *pins]
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:_KEY].encode()
-
-
-def _remembered(file: Artifact) -> dict[str, object]:
-    """Give a file as it is written down; `asdict`, which copies deeply, takes ten times as long."""
-    digests = [{"algorithm": digest.algorithm, "value": digest.value} for digest in file.digests]
-    plain = {name: getattr(file, name) for name in _FIELDS}
-    return {**plain, "digests": digests, "url": redact(file.url or "")}
 
 
 async def locate(
@@ -149,7 +80,7 @@ async def files_of(package: Package, upstream: Upstream) -> tuple[Artifact, ...]
 
     Raises NotFoundUpstreamError, DigestMismatchError or UpstreamError.
     """
-    allowed = _allowed(package)
+    allowed = locked_digests(package)
     wanted_version = _version(package.version or "")
     names: list[str] = []
     found: dict[str, Artifact] = {}
@@ -180,11 +111,6 @@ async def project_files(name: str, upstream: Upstream) -> tuple[Artifact, ...]:
 
 def _is_named(name: str) -> Wanted:
     return lambda filename: file_version(filename, name) is not None
-
-
-def _allowed(package: Package) -> frozenset[Digest]:
-    named = (digest for artifact in package.artifacts for digest in artifact.digests)
-    return frozenset((*package.digests, *named))
 
 
 def _is_whole(file: Artifact) -> bool:

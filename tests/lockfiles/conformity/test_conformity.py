@@ -24,9 +24,10 @@ from lockfiles.formats import parse
 from lockfiles.model import GitSource, IndexSource, Lock, Package
 from lockfiles.select import Selection, select
 from lockfiles.target import Target
+from mirror.upstream.answers import LocatedFiles
 from mirror.upstream.bounds import Bounds
 from mirror.upstream.http import http_client
-from mirror.upstream.locate import LocatedFiles, files_of, locate
+from mirror.upstream.locate import files_of, locate
 from mirror.upstream.session import Upstream
 from mirror.upstream.settings import UpstreamSettings, pip_settings
 from tests.lockfiles.conformity import projects
