@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
+from struct import pack
 
 import deflate
 
@@ -17,6 +18,8 @@ _CHUNK = 1 << 20
 # What fits into a header of POSIX.1-1988, so that none of POSIX.1-2001 goes before it: a path in
 # two fields, which are divided at a slash, and a size.
 _NAME, _PREFIX, _MOST = 100, 155, 8**11
+# No name, no time, no system.
+_GZIP_HEAD = bytes.fromhex("1f8b08000000000000ff")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,13 +32,13 @@ class Stream:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deflated:
-    """Bytes, and the deflate stream (RFC 1951) that was found to unfold to exactly these."""
+    """Bytes, and the gzip member (RFC 1952) that was found to unfold to exactly these."""
 
     plain: bytes
-    stream: bytes
+    member: bytes
 
 
-# Of a tar: what can take deflate streams may take that of a file as it is.
+# Of a tar: what writes gzip may take the member of a file as it is.
 Piece = bytes | Deflated
 
 
@@ -72,6 +75,11 @@ class Entry:
             with self.content.open("rb") as file:
                 while chunk := file.read(_CHUNK):
                     yield chunk
+
+
+def gzip_member(stream: bytes, crc: int, size: int) -> bytes:
+    """Give the gzip member with a deflate stream; `crc` and `size` are of what that unfolds to."""
+    return b"".join((_GZIP_HEAD, stream, pack("<LL", crc, size & 0xFFFFFFFF)))
 
 
 def tar_stream(entries: Iterable[Entry], *, uid: int = 0) -> Iterator[bytes]:
@@ -165,7 +173,8 @@ def _file(entry: Entry, info: tarfile.TarInfo) -> Iterator[Piece]:
 
 def _as_it_is(data: bytes) -> Deflated:
     """Wrap data that compressing would not make smaller."""
-    return Deflated(plain=data, stream=bytes(deflate.deflate_compress(data, 0)))
+    stream = bytes(deflate.deflate_compress(data, 0))
+    return Deflated(plain=data, member=gzip_member(stream, deflate.crc32(data), len(data)))
 
 
 def _size(content: bytes | Deflated | Stream) -> int:

@@ -25,6 +25,8 @@ from imagegen.rootfs import RootFs
 
 # Sets are ordered by hash, and what is compiled must not depend on chance.
 _ENVIRONMENT = {"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", "PATH": "/usr/bin"}
+# Where Python is given its program, it looks for modules in the folder that it is in, before all others.
+_NOWHERE = "/"
 _NOBODY = "65534:65534"
 _LIMIT = 1800
 _SAID = 300
@@ -162,7 +164,12 @@ def _stream(words: Sequence[str], given: bytes) -> tuple[int, bytes, str]:
         file.write(given)
         file.seek(0)
         with subprocess.Popen(
-            words, stdin=file, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=_ENVIRONMENT
+            words,
+            stdin=file,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=_ENVIRONMENT,
+            cwd=_NOWHERE,
         ) as process:
             assert process.stdout is not None  # noqa: S101 - for the type checker: they are pipes
             assert process.stderr is not None  # noqa: S101 - as above
@@ -192,7 +199,8 @@ def _last(stream: IO[bytes]) -> str:
 
 
 def _runs(words: Sequence[str]) -> bool:
-    tried = subprocess.run([*words, "-c", ""], capture_output=True, env=_ENVIRONMENT, check=False)
+    command = [*words, "-c", ""]
+    tried = subprocess.run(command, capture_output=True, env=_ENVIRONMENT, cwd=_NOWHERE, check=False)
     return tried.returncode == 0
 
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from enum import StrEnum
 from pathlib import Path
-from struct import pack
 from typing import IO, Any, Protocol, cast
 
 import deflate
@@ -20,8 +19,6 @@ from isal import igzip, isal_zlib
 _GZIP_LEVEL, _GZIP_DENSE = 5, 10
 # It takes twice as much memory to compress.
 _MOST_IN_MEMBER = 8 << 20
-# No name, no time, no system.
-_GZIP_HEAD = bytes.fromhex("1f8b08000000000000ff")
 _ZSTD_LEVEL = 3
 _CHUNK = 1 << 20
 _ISAL: Any = isal_zlib  # it has no types
@@ -66,7 +63,7 @@ class Compressor(Protocol):
 
 
 class GzipMembers:
-    """A gzip file in members (RFC 1952, 2.2): each has a piece of data, or a stream that was put in whole.
+    """A gzip file in members (RFC 1952, 2.2): each has a piece of data, or was put in whole.
 
     Members are compressed by as many threads as there are processors, which does not show in the bytes.
     """
@@ -85,10 +82,9 @@ class GzipMembers:
             self._members.append(self._threads.submit(deflate.gzip_compress, part, self._level))
         return self._ready(self._most)
 
-    def splice(self, plain: bytes, stream: bytes) -> bytes:
-        """Give the member that has a whole deflate stream, which unfolds to `plain`, and those before it."""
-        tail = pack("<LL", deflate.crc32(plain), len(plain) & 0xFFFFFFFF)
-        return b"".join((self._ready(0), _GZIP_HEAD, stream, tail))
+    def splice(self, member: bytes) -> bytes:
+        """Give a member that was made elsewhere, after those before it."""
+        return self._ready(0) + member
 
     def flush(self) -> bytes:
         """Give the rest."""

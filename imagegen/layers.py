@@ -118,7 +118,7 @@ class Layers:
 class _Sink:
     """Compresses in large pieces, which other threads may run beside, and hashes both sides.
 
-    A deflate stream goes into gzip as it is.
+    A member goes into gzip as it is.
     """
 
     def __init__(self, write: Callable[[bytes], object], compression: Compression, *, dense: bool) -> None:
@@ -136,7 +136,7 @@ class _Sink:
             if isinstance(self._compressor, GzipMembers):
                 self._drain()
                 self._count(piece.plain)
-                self._emit(self._compressor.splice(piece.plain, piece.stream))
+                self._emit(self._compressor.splice(piece.member))
                 return
             piece = piece.plain
         self._waiting.append(piece)

@@ -1,36 +1,44 @@
-"""Zip archives whose members ISA-L inflates, and which keep the deflate streams of the large ones."""
+"""Zip archives whose members ISA-L inflates, and which keep the deflate streams of the large ones.
+
+What is kept is read by everybody who pulls an image. So libdeflate has to unfold it, too, which takes
+only what the others take: ISA-L lets codes pass that are not complete.
+"""
 
 from __future__ import annotations
 
 import zipfile
+from contextlib import suppress
 from copy import copy
 from functools import cached_property
 from hashlib import sha256
 from io import BytesIO
 from typing import IO, Any, Literal
 
+import deflate
 from isal import isal_zlib
 
-from imagegen.archive import Deflated
+from imagegen.archive import Deflated, gzip_member
 
 _ISAL: Any = isal_zlib  # it has no types
 _RAW = -15
 # Shorter streams take less room when they are compressed anew, together with what lies beside them.
 _KEPT_FROM = 12 << 10
+_MOST_FOLD = 1032  # bytes that a byte of a deflate stream can stand for
+_TAIL = 8  # bytes of a gzip member after its stream
 
 
 class Member(BytesIO):
-    """The bytes of a member that was checked, and the deflate stream they came from, where that is kept."""
+    """The bytes of a member that was checked, and as a gzip member, where that is kept."""
 
-    def __init__(self, plain: bytes, stream: bytes = b"") -> None:
+    def __init__(self, plain: bytes, gzip: bytes = b"") -> None:
         super().__init__(plain)
-        self._stream = stream
+        self._gzip = gzip
 
     @property
     def content(self) -> bytes | Deflated:
         """All of it."""
         plain = self.getvalue()
-        return Deflated(plain=plain, stream=self._stream) if self._stream else plain
+        return Deflated(plain=plain, member=self._gzip) if self._gzip else plain
 
     @property
     def size(self) -> int:
@@ -72,6 +80,16 @@ class Zip(zipfile.ZipFile):
 
 
 def _inflated(data: bytes, member: zipfile.ZipInfo) -> Member:
+    if _KEPT_FROM <= len(data) < member.file_size <= len(data) * _MOST_FOLD:
+        gzip = gzip_member(data, member.CRC, member.file_size)
+        # After a stream that ends before its data does, the tail would be looked for where it does not lie.
+        if gzip.find(gzip[-_TAIL:]) == len(gzip) - _TAIL:
+            with suppress(deflate.DeflateError):
+                return Member(bytes(deflate.gzip_decompress(gzip, member.file_size)), gzip)
+    return Member(_unfolded(data, member))
+
+
+def _unfolded(data: bytes, member: zipfile.ZipInfo) -> bytes:
     # It has nothing before its start to refer to, and takes a stream that does so for damaged.
     inflater = _ISAL.decompressobj(_RAW)
     try:
@@ -80,7 +98,4 @@ def _inflated(data: bytes, member: zipfile.ZipInfo) -> Member:
         raise zipfile.BadZipFile(f"{member.filename!r} cannot be inflated: {error}") from error
     if len(found) != member.file_size or _ISAL.crc32(found) != member.CRC:
         raise zipfile.BadZipFile(f"{member.filename!r} is not what its entry says")
-    # One that has no end, or goes on after it, reads well where its length is known; in gzip it is not.
-    whole = inflater.eof and not inflater.unused_data and not inflater.unconsumed_tail
-    kept = whole and _KEPT_FROM <= len(data) < len(found)
-    return Member(found, data if kept else b"")
+    return found

@@ -53,6 +53,13 @@ def test_a_module_that_nests_deeper_than_bytecode_may_has_none() -> None:
     )
 
 
+def test_modules_of_the_current_folder_are_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "typing.py").write_text("raise SystemExit('run')\n")
+    monkeypatch.chdir(tmp_path)
+
+    assert compiled(Entry(path="lib/m.py", content=SOURCE))
+
+
 def test_a_version_that_nobody_has() -> None:
     assert HostPython.find("3.999") is None
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import random
 import zipfile
 import zlib
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imagegen.archive import Deflated
+from imagegen.archive import Deflated, gzip_member
 from imagegen.zipped import Zip
 
 
@@ -91,7 +92,9 @@ def content(made: bytes) -> bytes | Deflated:
 
 def test_a_long_stream_is_kept() -> None:
     stream = deflate(TEXT)
-    assert content(holding(stream, TEXT)) == Deflated(plain=TEXT, stream=stream)
+    member = gzip_member(stream, zlib.crc32(TEXT), len(TEXT))
+    assert content(holding(stream, TEXT)) == Deflated(plain=TEXT, member=member)
+    assert gzip.decompress(member) == TEXT
 
 
 def unended(data: bytes) -> bytes:
@@ -99,7 +102,21 @@ def unended(data: bytes) -> bytes:
     return compressor.compress(data) + compressor.flush(zlib.Z_SYNC_FLUSH)
 
 
+def lax() -> tuple[bytes, bytes]:
+    """Give a stream, and what it unfolds to, whose last block has codes that zlib takes for incomplete."""
+    block = bytes.fromhex("0dc1010d00000cc230ad6304ff12fe1e74c43c66348f160e")
+    with pytest.raises(zlib.error, match="invalid distances set"):
+        zlib.decompress(block, -15)
+    compressor = zlib.compressobj(9, zlib.DEFLATED, -15)
+    start = compressor.compress(TEXT) + compressor.flush(zlib.Z_FULL_FLUSH)
+    return start + block, TEXT + b"aaccfabcbbbbafcbccbbbbaddaa"
+
+
+TAIL = gzip_member(b"", zlib.crc32(TEXT), len(TEXT))[-8:]
 NOT_KEPT = {
+    "not taken by all who pull": lax(),
+    "the end of a gzip member after its end": (deflate(TEXT) + TAIL, TEXT),
+    "the same, and more": (deflate(TEXT) + TAIL + b"x", TEXT),
     "short": (deflate(TEXT[:1000]), TEXT[:1000]),
     "longer than what it has": (zlib.compress(TEXT, 0, wbits=-15), TEXT),
     "something after its end": (deflate(TEXT) + b"x", TEXT),
