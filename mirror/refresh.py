@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mirror.stock import Begin
 
 Publish = Callable[[str, Snapshot], None]
+Start = Callable[[], None]
 
 
 @dataclass(slots=True)
@@ -72,11 +73,12 @@ class Report:
 
 
 def refresh(
-    config: Config, *, begin: Begin, publish: Publish, prepare: Callable[[], None] = lambda: None
+    config: Config, *, begin: Begin, publish: Publish, prepare: Callable[[], Start] = lambda: lambda: None
 ) -> Report:
     """Stock what the locks name and publish it.
 
-    `prepare` is called before anything is stocked, if something is to be, while there are no threads yet.
+    `prepare` is called if something is to be stocked, while there are no threads yet, and what it gives
+    when all is there that asking the upstreams takes.
     Raises LockstockError of the kind that stopped it. Locks that failed alone are in the report.
     """
     layout, watch = Layout(config.root), Stopwatch()
@@ -93,9 +95,11 @@ def refresh(
             gc.freeze()  # what is there stays: to look through it again and again takes longer than it frees
             gc.set_threshold(50_000)
             with asked({lock.ecosystem for lock in locks}):
-                prepare()
+                start = prepare()
                 # aiohttp and what stands on it take longer to import than a run with no changes does.
                 from mirror.fill import fill
+
+                start()
 
                 with watch.step("stock"):
                     filled = fill(config, layout, locks, inputs, failed, begin)

@@ -44,8 +44,8 @@ class Delivery:
     ) -> None:
         self._stack.__exit__(kind, error, trace)
 
-    def prepare(self) -> None:
-        """Begin, in a process of its own, with what can be done before the snapshot is known.
+    def prepare(self) -> Callable[[], None]:
+        """Make a process for what can be done before the snapshot is known, and give what starts it.
 
         The caller holds the mirror, and has no threads yet.
         """
@@ -53,6 +53,7 @@ class Delivery:
 
         ahead = Ahead(Layout(self._config.root).devpi, self._config.port, private=self._config.private)
         self._ahead = self._stack.enter_context(ahead)
+        return ahead.start
 
     def publish(self, name: str, snapshot: Snapshot) -> None:
         """Deliver a snapshot."""

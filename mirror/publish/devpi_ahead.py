@@ -28,7 +28,8 @@ _server: devpi_server.Server | None = None  # of the process that is ahead
 class Ahead:
     """Works on the registry in `folder`. The caller holds the mirror, and has no threads when this begins.
 
-    A `private` one is served no longer than it is looked at, for devpi alone lets in everybody.
+    Until it is told to `start`, it leaves the processors to the caller. A `private` registry is served no
+    longer than it is looked at, for devpi alone lets in everybody.
     """
 
     def __init__(self, folder: Path, port: int, *, private: bool = False) -> None:
@@ -39,10 +40,7 @@ class Ahead:
     def __enter__(self) -> Ahead:
         context = get_context("fork")  # which knows what is imported already
         self._there, there = context.Pipe()
-        served = None if self._private else self._port
-        self._process = context.Process(
-            target=_work, args=(there, self._there, os.getpid(), self._folder, served)
-        )
+        self._process = context.Process(target=_work, args=(there, self._there, os.getpid()))
         self._process.start()
         there.close()  # so that its end is heard of
         self._asking = ThreadPoolExecutor(1)
@@ -56,6 +54,10 @@ class Ahead:
             self._there.send(None)
         self._process.join()
         self._there.close()
+
+    def start(self) -> None:
+        """Have devpi made ready. What fails in it is tried again, and told, when it is needed."""
+        self.begin(_make_ready, self._folder, None if self._private else self._port)
 
     def call(self, function: Callable[_P, _T], *args: _P.args, **named: _P.kwargs) -> _T:
         """Call a function of devpi's modules there. Raises what it raises, and RegistryError."""
@@ -84,14 +86,10 @@ class Ahead:
         return self.call(_serve, self._folder, self._port)
 
 
-def _work(here: Connection, there: Connection, parent: int, folder: Path, served: int | None) -> None:
-    """Make devpi ready, then do what is asked for until the parent has no more."""
+def _work(here: Connection, there: Connection, parent: int) -> None:
+    """Do what is asked for until the parent has no more."""
     there.close()
     _begin(parent)
-    with suppress(Exception):  # what fails here fails again, and is told, when it is needed
-        _make_ready(folder)
-        if served is not None:
-            _serve(folder, served)
     for function, args, named in iter(here.recv, None):
         answer: tuple[Any, Exception | None]
         try:
@@ -112,9 +110,11 @@ def _begin(parent: int) -> None:
         os._exit(1)
 
 
-def _make_ready(folder: Path) -> None:
+def _make_ready(folder: Path, served: int | None) -> None:
     devpi_state.init(folder)
     devpi_state.load()
+    if served is not None:
+        _serve(folder, served)
 
 
 def _serve(folder: Path, port: int) -> str:

@@ -43,6 +43,7 @@ def published(ahead: Ahead, registry: Registry, stocked: Stocked) -> Snapshot:
 
 def test_it_publishes_and_serves(registry: Registry, stocked: Stocked) -> None:
     with Ahead(registry.folder, registry.port) as ahead:
+        ahead.start()
         snapshot = published(ahead, registry, stocked)
         check_index(ahead.index_url(), snapshot)
         assert not devpi_server.is_up(registry.folder, registry.port)  # people may serve on theirs
@@ -69,6 +70,7 @@ def test_a_server_that_ended_meanwhile_is_replaced(registry: Registry, stocked: 
 
 def test_a_private_one_is_served_only_to_be_looked_at(registry: Registry, stocked: Stocked) -> None:
     with Ahead(registry.folder, registry.port, private=True) as ahead:
+        ahead.start()
         snapshot = published(ahead, registry, stocked)
         assert running(str(registry.folder)) == []
         check_index(ahead.index_url(), snapshot)
@@ -86,6 +88,7 @@ def test_errors_come_across_whole(registry: Registry, stocked: Stocked) -> None:
 def test_what_keeps_devpi_from_starting_is_told_when_it_is_needed(registry: Registry, tmp_path: Path) -> None:
     other = Registry(tmp_path / "other", port=registry.port)
     with other.start(), Ahead(registry.folder, registry.port) as ahead:
+        ahead.start()
         ahead.call(devpi_state.init, registry.folder)
         with pytest.raises(RegistryError, match="taken by another program"):
             ahead.index_url()
@@ -103,12 +106,21 @@ def test_one_that_is_killed_is_told_in_a_sentence(registry: Registry, stocked: S
         published(ahead, registry, stocked)
 
 
+def test_it_does_nothing_until_it_is_told_to(registry: Registry) -> None:
+    with Ahead(registry.folder, registry.port) as ahead:
+        assert not registry.folder.exists()
+        ahead.start()
+        ahead.call(int)
+        assert devpi_state.server_folder(registry.folder).is_dir()
+        assert len(running(str(registry.folder))) == 1
+
+
 @pytest.mark.parametrize("pause", [0, 0.3, 2])
 def test_it_ends_with_a_parent_that_is_killed(registry: Registry, pause: float) -> None:
     script = (
         "import sys, time; from pathlib import Path; from mirror.publish.devpi_ahead import Ahead\n"
-        f"with Ahead(Path({str(registry.folder)!r}), {registry.port}):\n"
-        "    print('begun', flush=True); time.sleep(60)"
+        f"with Ahead(Path({str(registry.folder)!r}), {registry.port}) as ahead:\n"
+        "    ahead.start(); print('begun', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as parent:
         assert parent.stdout
@@ -123,12 +135,12 @@ def test_a_run_that_fails_waits_for_nothing(registry: Registry) -> None:
     registry.folder.mkdir(parents=True)
     with devpi_state.locked(registry.folder):  # so that it would wait for ever
         with suppress(ZeroDivisionError), Ahead(registry.folder, registry.port) as ahead:
-            larger_than_a_pipe = ahead.begin(len, b"x" * 1_000_000)
+            waiting = ahead.begin(devpi_state.init, registry.folder)
             next_one = ahead.begin(devpi.prune, registry.folder, ())
             raise ZeroDivisionError
         assert ahead._process.exitcode == -signal.SIGKILL
         with pytest.raises(RegistryError, match="was ended"):
-            larger_than_a_pipe()
+            waiting()
         with pytest.raises(CancelledError):
             next_one()
 
@@ -138,6 +150,7 @@ def test_nothing_is_left_of_a_run_that_fails_and_the_next_works(
     registry: Registry, stocked: Stocked, pause: float | None
 ) -> None:
     with suppress(ZeroDivisionError), Ahead(registry.folder, registry.port) as ahead:
+        ahead.start()
         if pause is None:
             ahead.index_url()
             assert len(running(str(registry.folder))) == 1
