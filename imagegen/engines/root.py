@@ -45,7 +45,8 @@ class BaseRoot:
     def __init__(self, tarball: Path, digest: str, folder: Path, progress: Progress) -> None:
         self._tarball = tarball
         self._progress = progress
-        self.path = folder / f"{digest.removeprefix('sha256:')}-{_FORM}"
+        # whole, for commands that are run in other folders
+        self.path = folder.absolute() / f"{digest.removeprefix('sha256:')}-{_FORM}"
 
     def prepare(self, program: str) -> None:
         """Unpack the base unless it is there; `program` must be in it. Raises BuildError."""

@@ -40,6 +40,17 @@ def test_parts_that_the_base_lacks_are_not_asked_for(tmp_path: Path) -> None:
     assert sorted(path.name for path in root.path.iterdir()) == ["bin", "etc", "usr"]
 
 
+def test_what_a_box_is_told_holds_in_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    root = base_root(Path(), FILES)
+    root.prepare(PROGRAM)
+    monkeypatch.chdir("/")
+
+    words = root.mounts()
+
+    assert (Path(words[words.index("/usr") - 1]) / "bin" / "tool").read_bytes() == b"x"
+
+
 @pytest.mark.parametrize("part", ["etc", "usr"])
 def test_a_link_in_the_place_of_a_folder_is_refused(tmp_path: Path, part: str) -> None:
     host = tmp_path / "host"
