@@ -36,9 +36,7 @@ class UpstreamAuth:
 
     def header(self, url: URL) -> str | None:
         """Give the Authorization header to send, from what is known."""
-        address = f"//{url.host_port_subcomponent}{url.raw_path}"
-        given = next((header for place, header in self._headers if address.startswith(place)), None)
-        if given:
+        if given := self._of_npm(url):
             return given
         origin, host = _origin(url), url.host or ""
         found = _of_url(url) or self._keyring.get(origin) or self._of_index(url) or self._of_netrc(host)
@@ -49,6 +47,16 @@ class UpstreamAuth:
         found = await self._ask_keyring(url)
         header = _basic(found) if found else None
         return None if header == sent else header
+
+    def _of_npm(self, url: URL) -> str | None:
+        """Give what npm's configuration has for a place, in the clear only to a registry that is http itself.
+
+        npm, whose configuration names no scheme, sends it wherever a lock leads on that host.
+        """
+        if url.scheme != "https" and _origin(url) not in map(_origin, self._indexes):
+            return None
+        address = f"//{url.host_port_subcomponent}{url.raw_path}"
+        return next((header for place, header in self._headers if address.startswith(place)), None)
 
     def _of_index(self, url: URL) -> _Credentials | None:
         """Give those of the index on this host that lies nearest: files often lie beside an index."""

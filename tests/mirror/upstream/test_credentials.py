@@ -7,7 +7,9 @@ from base64 import b64decode
 from pathlib import Path
 
 import pytest
+from yarl import URL
 
+from mirror.upstream.auth import UpstreamAuth
 from mirror.upstream.fetch import get
 from mirror.upstream.http import http_client
 from mirror.upstream.settings import UpstreamSettings
@@ -74,6 +76,18 @@ def test_a_netrc_that_cannot_be_read_has_none(
     (tmp_path / ".netrc").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path))
     assert asked(UpstreamSettings(indexes=(index.index,)), index, ["/x"]) == {"/x": ""}
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_token_of_npm_goes_in_the_clear_only_to_a_registry_that_is_http_itself(scheme: str) -> None:
+    registry = f"{scheme}://registry.example:8080/npm/"
+    auth = UpstreamAuth([registry], {"//registry.example:8080/": "Bearer secret"})
+    for url in ("https://registry.example:8080/a.tgz", f"{registry}a.tgz"):
+        assert auth.header(URL(url)) == "Bearer secret"
+    for url in ("http://registry.example:8080/a.tgz", "http://registry.example:8080/npm/a.tgz"):
+        assert auth.header(URL(url)) == ("Bearer secret" if scheme == "http" else None)
+    for url in ("http://registry.example/a.tgz", "https://other.example:8080/a.tgz"):
+        assert auth.header(URL(url)) is None
 
 
 def leaks(project: Project, secret: str, *shown: str) -> list[str]:
