@@ -89,7 +89,7 @@ def _of_wheel(name: str, version: str) -> tuple[str, Version]:
 class _Hashed(msgspec.Struct, gc=False):
     """An entry of a page, of which only its digests are looked at."""
 
-    hashes: dict[str, Any] = {}
+    hashes: dict[str, str] = {}
 
 
 class _Hashes(msgspec.Struct):
@@ -122,7 +122,7 @@ def _with_digests(body: bytes, values: frozenset[str]) -> list[Any]:
         entries = _ENTRIES.decode(body).files if named else []
     except msgspec.DecodeError:  # it is stricter than json, about half a pair of surrogates for one
         files = json.loads(body)["files"]
-        return [file for file in files if not values.isdisjoint(file.get("hashes", {}).values())]
+        return [file for file in files if any(value in values for _, value in _hashes(file))]
     return [json.loads(bytes(entries[index])) for index in named]
 
 
@@ -131,12 +131,19 @@ def _artifact(filename: str, url: str, file: dict[str, Any]) -> Artifact:
     return Artifact(
         filename=filename,
         url=url,
-        digests=_digests(file.get("hashes", {}).items()),
+        digests=_digests(_hashes(file)),
         size=size if isinstance(size, int) and size >= 0 else None,
         requires_python=_printable(file.get("requires-python")),
         yanked=_yanked(file.get("yanked")),
         upload_time=moment(file.get("upload-time")),
     )
+
+
+def _hashes(file: dict[str, Any]) -> list[tuple[str, str]]:
+    """Give a file's hashes that are texts; where an index sends anything else, it tells none."""
+    told = file.get("hashes")
+    items = told.items() if isinstance(told, dict) else ()
+    return [(algorithm, value) for algorithm, value in items if isinstance(value, str)]
 
 
 def _printable(value: Any) -> str | None:
@@ -149,7 +156,7 @@ def _yanked(value: Any) -> bool | str:
     return _printable(" ".join(value.split())) or bool(value) if isinstance(value, str) else bool(value)
 
 
-def _digests(items: Any) -> tuple[Digest, ...]:
+def _digests(items: Iterable[tuple[str, str]]) -> tuple[Digest, ...]:
     """Keep the digests that can be checked; an index may add others."""
     found = []
     for algorithm, value in items:
