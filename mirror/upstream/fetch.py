@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -13,7 +14,8 @@ from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from aiohttp import ClientResponse
-from isal import isal_zlib
+from isal.igzip import IGzipFile
+from isal.igzip_lib import IsalError
 
 from mirror.errors import NotFoundUpstreamError, TruncatedError, UpstreamError
 from mirror.store import Expected, Incoming, Store
@@ -27,8 +29,9 @@ _NO_SUCH_RANGE = 416
 _LONGEST_PAUSE = 30.0
 _PAGE_LIMIT = 64 << 20
 _CHUNK = 1 << 18
-_ISAL: Any = isal_zlib  # it has no types
-_GZIP, _MAGIC = 16 + 15, b"\x1f\x8b"  # with the largest window
+_GZIP: Any = IGzipFile  # it has no types
+_NO_GZIP: Any = (OSError, IsalError)
+_MAGIC = b"\x1f\x8b"
 STALL_SECONDS = 30.0
 STALL_RATE = 1000  # bytes per second
 
@@ -81,15 +84,15 @@ def _unpacked(body: bytearray, encoding: str, url: str) -> bytes:
         )
     if not body.startswith(_MAGIC):
         raise UpstreamError("the page is not gzip", where=redact(url))
-    unpacker = _ISAL.decompressobj(_GZIP)
     try:
-        page = bytes(unpacker.decompress(body, _PAGE_LIMIT + 1))
-    except _ISAL.error as error:
+        with _GZIP(fileobj=io.BytesIO(body)) as members:
+            page = bytes(members.read(_PAGE_LIMIT + 1))
+    except EOFError as error:
+        raise TruncatedError("the upstream stopped in the middle of the page", where=redact(url)) from error
+    except _NO_GZIP as error:
         raise UpstreamError(f"the page is not gzip: {error}", where=redact(url)) from error
     if len(page) > _PAGE_LIMIT:
         raise UpstreamError("the page has no end", where=redact(url))
-    if not unpacker.eof:
-        raise TruncatedError("the upstream stopped in the middle of the page", where=redact(url))
     return page
 
 

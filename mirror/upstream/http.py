@@ -6,6 +6,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from typing import cast
 from urllib.parse import quote, unquote, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass_environment  # type: ignore[attr-defined]  # not in typeshed
 
@@ -25,6 +26,7 @@ _LED_ON = frozenset({301, 302, 303, 307, 308})
 _MOST_REDIRECTS = 5
 _BEGINNING = 4  # time-outs: for the connection, for what a proxy says, for TLS, and for all of the headers
 _HELD = 1 << 18  # bytes of a body that may wait to be read
+_LENGTHS = ("Content-Length", "Transfer-Encoding")
 _DOTS = frozenset({".", ".."})
 # What a URL may hold as it is: what is quoted already stays so, since some URLs are signed.
 _SAFE = "!$%&'()*+,/:;=?@[]~"
@@ -61,6 +63,7 @@ def _session(
         headers={"User-Agent": _USER_AGENT},
         cookie_jar=aiohttp.DummyCookieJar(),
         request_class=_Request,
+        response_class=_Response,
         auto_decompress=False,
         read_bufsize=_HELD,
     )
@@ -74,6 +77,31 @@ class _Request(aiohttp.ClientRequest):
         if conn.protocol is None or conn.protocol.should_close:
             raise aiohttp.ServerDisconnectedError
         return await super().send(conn)
+
+
+class _Response(aiohttp.ClientResponse):
+    """An answer. One without a length ends with its connection, which may have been cut off."""
+
+    async def start(self, connection: Connection) -> aiohttp.ClientResponse:
+        """Read the headers."""
+        self._end = None if connection.protocol is None else connection.protocol.closed
+        if self._end is not None:
+            self._end.add_done_callback(_seen)
+        return await super().start(connection)
+
+    def check_end(self) -> None:
+        """Raise ClientPayloadError where all that came was read, and it may not be all that was sent."""
+        has_length = any(name in self.headers for name in _LENGTHS)
+        if has_length or not self.content.at_eof() or (self._end is not None and not self._end.done()):
+            return
+        if self._end is None or self._end.exception() is not None:
+            raise aiohttp.ClientPayloadError
+
+
+def _seen(end: asyncio.Future[None]) -> None:
+    """Take notice of an error, which asyncio would write to stderr."""
+    if not end.cancelled():
+        end.exception()
 
 
 class Client:
@@ -117,20 +145,22 @@ class Client:
     @asynccontextmanager
     async def _followed(
         self, place: URL, headers: Mapping[str, str], authorization: str | None
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+    ) -> AsyncIterator[_Response]:
         """Go where answers lead. Credentials stay with those whom they were given for."""
         for _ in range(_MOST_REDIRECTS + 1):
             own = {"Authorization": authorization} if authorization else {}
-            async with await self._begun(place, {**headers, **own}) as response:
+            response = await self._begun(place, {**headers, **own})
+            async with response:
                 led_to = response.headers.get("Location") if response.status in _LED_ON else None
                 if led_to is None:
                     yield response
+                    response.check_end()
                     return
             before, place = place, _address(led_to, place)
             authorization = authorization if _is_of(place, before) else None
         raise UpstreamError(f"cannot be fetched: more than {_MOST_REDIRECTS} redirects")
 
-    async def _begun(self, place: URL, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
+    async def _begun(self, place: URL, headers: Mapping[str, str]) -> _Response:
         """Give an answer whose headers are there.
 
         aiohttp waits for the next byte only, and without an end for what a proxy says to CONNECT.
@@ -141,9 +171,10 @@ class Client:
             async with asyncio.timeout(self._patience):
                 if proxy is None:
                     await self._resolver.check_literal(place.raw_host or "")
-                return await session.get(
+                answer = await session.get(
                     place, headers=headers, proxy=proxy, ssl=self._routes.tls(place), allow_redirects=False
                 )
+                return cast("_Response", answer)  # as the session was told
         except UnicodeError as error:  # of TLS, behind a proxy: all others are looked up first
             raise UpstreamError(
                 "cannot be fetched: the host has no possible name", where=place.host or ""

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import gzip
+import logging
 import random
+import socket
 import ssl
+import struct
 from base64 import b64encode
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from gc import collect
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -19,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from lockfiles.model import Digest
-from mirror.errors import UpstreamError
+from mirror.errors import TruncatedError, UpstreamError
 from mirror.store import Expected, Store
 from mirror.upstream.fetch import Page, fetch, get
 from mirror.upstream.http import UnreachableError, http_client
@@ -216,9 +221,73 @@ def test_a_proxy(
         assert "wrong" not in str(caught.value)
 
 
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
 async def says_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     await reader.read()
     writer.close()
+
+
+PAGE = b"<a href=one-1.tar.gz>one</a>"
+
+
+def ends(head: bytes, *, by_reset: list[bool]) -> Handler:
+    """Answer with a page, and end the connection: each time as the first of these says, which is dropped."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\n" + head + PAGE)
+        await writer.drain()
+        if by_reset.pop(0):
+            await asyncio.sleep(0.1)
+            lingering = struct.pack("ii", 1, 0)
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, lingering)
+            writer.transport.abort()
+        writer.close()
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("head", "by_reset", "retries", "is_whole"),
+    [
+        (b"\r\n", [False], 0, True),
+        (b"\r\n", [True], 0, False),
+        (b"Connection: close\r\n\r\n", [True, True], 1, False),
+        (b"\r\n", [True, False], 1, True),
+        (b"Content-Length: 28\r\n\r\n", [True], 0, True),
+        (b"Content-Length: 29\r\n\r\n", [False], 0, False),
+    ],
+)
+def test_a_page_without_a_length_ends_with_its_connection_unless_that_is_cut_off(
+    head: bytes, by_reset: list[bool], retries: int, is_whole: bool
+) -> None:
+    if is_whole:
+        page = asyncio.run(ask(ends(head, by_reset=by_reset), retries=retries))
+        assert page is not None
+        assert page.body == PAGE
+    else:
+        with pytest.raises(TruncatedError, match="stopped in the middle"):
+            asyncio.run(ask(ends(head, by_reset=by_reset), retries=retries))
+    assert by_reset == []
+
+
+def test_an_idle_connection_that_is_reset_is_nothing_to_tell(caplog: pytest.LogCaptureFixture) -> None:
+    async def run() -> None:
+        head = b"Content-Length: 28\r\n\r\n"
+        handler = ends(head, by_reset=[True, False])
+        async with await asyncio.start_server(handler, "127.0.0.1", 0) as listening:
+            place = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/"
+            async with http_client(UpstreamSettings(indexes=(place,)), 2) as client:
+                for _ in range(2):
+                    assert await get(client, place, 0)
+                    await asyncio.sleep(0.3)
+
+    with caplog.at_level(logging.ERROR, "asyncio"):
+        asyncio.run(run())
+        collect()  # what asyncio has to say of errors that nobody looked at, it says then
+    assert caplog.text == ""
 
 
 async def goes_on_before_it_answers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -240,10 +309,9 @@ async def drips_headers(reader: asyncio.StreamReader, writer: asyncio.StreamWrit
             await asyncio.sleep(0.02)
 
 
-Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-
-
-async def ask(handler: Handler, place: str = "http://{}/", proxy: str | None = None) -> Page | None:
+async def ask(
+    handler: Handler, place: str = "http://{}/", proxy: str | None = None, retries: int = 0
+) -> Page | None:
     """Ask a server once, which may hold the answer back, or its bytes; `{}` is where it listens."""
     async with await asyncio.start_server(handler, "127.0.0.1", 0) as listening:
         address = f"127.0.0.1:{listening.sockets[0].getsockname()[1]}"
@@ -251,7 +319,7 @@ async def ask(handler: Handler, place: str = "http://{}/", proxy: str | None = N
             indexes=(place.format(address),), proxy=proxy and proxy.format(address), timeout=0.2
         )
         async with asyncio.timeout(10), http_client(settings, 2) as client:
-            return await get(client, place.format(address), 0)
+            return await get(client, place.format(address), retries)
 
 
 @pytest.mark.parametrize("handler", [says_nothing, goes_on_before_it_answers, drips_headers])
@@ -391,3 +459,37 @@ def test_what_is_quoted_in_a_url_stays_so(index: IndexServer) -> None:
 
     asyncio.run(run())
     assert [asked for asked, _ in index.requests] == [path, "/%C3%A4%20b"]
+
+
+def packed(*texts: bytes) -> bytes:
+    return b"".join(gzip.compress(text, mtime=0) for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        (packed(b"one, ", b"", b"two"), b"one, two"),
+        (packed(b"one") + bytes(9), b"one"),  # as gzip allows
+        (packed(b"one", b"two")[:-1], TruncatedError),
+        (packed(b"one") + b"\x1f\x8b", TruncatedError),
+        (packed(b"one") + b"two, and more than a header", "not gzip"),
+        (packed(b"one") + packed(b"two")[:-8] + bytes(8), "not gzip"),
+        (packed(*[bytes(1 << 22)] * 17), "no end"),
+    ],
+)
+def test_a_page_in_several_gzip_members_is_read_to_its_end(
+    index: IndexServer, body: bytes, found: bytes | str | type[UpstreamError]
+) -> None:
+    async def run() -> Page | None:
+        async with http_client(UpstreamSettings(indexes=(index.url,)), 2) as client:
+            return await get(client, f"{index.url}/", 0)
+
+    index.faults["/"] = lambda answer: answer.send(200, body, {"Content-Encoding": "gzip"})
+    if isinstance(found, bytes):
+        page = asyncio.run(run())
+        assert page is not None
+        assert page.body == found
+    else:
+        match = found if isinstance(found, str) else "in the middle of the page"
+        with pytest.raises(UpstreamError if isinstance(found, str) else found, match=match):
+            asyncio.run(run())
