@@ -13,6 +13,7 @@ from imagegen.archive import Entry
 from imagegen.baseimages import BaseImage
 from imagegen.baselock import read_pins
 from imagegen.basesources import IMAGES, base_name, bring_base
+from imagegen.engines.builders import Builder, choose_builder
 from imagegen.engines.docker import BuiltImage, DockerEngine, Facts
 from imagegen.errors import BaseError, BuildError, NotStockedError, UnfitBaseError
 from imagegen.live import Progress
@@ -36,7 +37,7 @@ class Built:
     """An image that stands, and whether this run made it.
 
     `place` is where it went, `digest` that of its manifest where it has one: engines make theirs
-    only for a registry.
+    only for a registry. `builder` is what ran its Dockerfile, if this run had one.
     """
 
     plan: ImagePlan
@@ -45,6 +46,7 @@ class Built:
     seconds: float
     digest: str | None = None
     place: str = "docker"
+    builder: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,20 +72,29 @@ def build(config: Config, spec: ImageSpec, engine: DockerEngine, progress: Progr
     draft = make_draft(config, spec, engine, progress)
     plan = draft.plan
     image = engine.find(plan.reference)
-    fresh = image is None
-    if image is None:
-        image = _make(config, draft, engine, progress)
-    if fresh or engine.find(f"{plan.repository}:{LATEST}") != image:
+    builder = None if image else choose_builder(engine)
+    if builder:
+        image = _make(config, draft, engine, builder, progress)
+    assert image is not None  # noqa: S101 - for the type checker: there was none, or it was made
+    if builder or engine.find(f"{plan.repository}:{LATEST}") != image:
         engine.tag(plan.reference, plan.repository, LATEST)
-    return Built(plan=plan, image=image, fresh=fresh, seconds=time.monotonic() - started)
+    return Built(
+        plan=plan,
+        image=image,
+        fresh=builder is not None,
+        seconds=time.monotonic() - started,
+        builder=builder.name if builder else None,
+    )
 
 
 def render(config: Config, spec: ImageSpec, folder: Path, progress: Progress) -> ImagePlan:
     """Write the context that `build` sends into a folder."""
     _refuse_folder(spec)
-    draft = make_draft(config, spec, None, progress)
-    context.write_context(_entries(config, draft.plan), folder)
-    return draft.plan
+    plan = make_draft(config, spec, None, progress).plan
+    if isinstance(spec.base, DockerBase):
+        plan = replace(plan, base=DockerEngine().named(plan.base))
+    context.write_context(_entries(config, plan), folder)
+    return plan
 
 
 def outdated_locks(config: Config, spec: ImageSpec) -> tuple[str, ...]:
@@ -236,15 +247,17 @@ def _bootstrapped(config: Config, base: DebianBase, progress: Progress) -> bases
     return bases.make_locked(base, locked, debs_store(config), folder, progress)
 
 
-def _make(config: Config, draft: Draft, engine: DockerEngine, progress: Progress) -> BuiltImage:
+def _make(
+    config: Config, draft: Draft, engine: DockerEngine, builder: Builder, progress: Progress
+) -> BuiltImage:
     plan = draft.plan
-    entries = _entries(config, plan)
     if draft.tarball:
         engine.load_base(plan.base, draft.tarball, progress)
     check_base(engine.probe(plan.base), plan, draft.target)
-    progress.step(f"building {plan.reference} from {plan.base.name}")
+    entries = _entries(config, replace(plan, base=engine.named(plan.base)))
+    progress.step(f"building {plan.reference} from {plan.base.name} with {builder}")
     tell_of_scripts(plan, progress)
-    engine.build(entries, plan.reference, progress)
+    builder.build(entries, plan.reference, progress)
     image = engine.find(plan.reference)
     assert image is not None  # noqa: S101 - for the type checker: a build that failed has raised
     return image

@@ -238,6 +238,7 @@ def _describe(built: building.Built) -> dict[str, Any]:
         "digest": plan.digest,
         "manifest": built.digest,
         "place": built.place,
+        "builder": built.builder,
         "base": asdict(plan.base),
         "target": plan.target,
         "size": built.image.size,

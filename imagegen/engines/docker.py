@@ -1,12 +1,11 @@
-"""The Docker engine, through its SDK: images are found, imported, built and tagged here."""
+"""The Docker engine, through its SDK: images are found, imported and tagged here."""
 
 from __future__ import annotations
 
 import json
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +19,15 @@ from imagegen.archive import Entry, tar_stream
 from imagegen.context import guest_program
 from imagegen.errors import BaseError, BuildError, EngineUnavailableError, UnfitBaseError
 from imagegen.live import Progress
-from imagegen.plan import Base
-from mirror.console import human_size, say
+from imagegen.plan import REPOSITORY, Base
+from mirror.console import human_size
 
 # Seconds. An engine answers at once that it is there, but between two lines of a build or a check
 # nothing may be heard for long.
 _GREETING = 20
 _SILENCE = 3600
-_TAIL = 25
 # An image's own check of its health would be run by the engine, beside what runs in it and by no filter seen.
 NO_CHECK = {"test": ["NONE"]}
-_CHATTER = (" --->", "Removing intermediate container")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +78,17 @@ class DockerEngine:
             except ImageNotFound:
                 return None
             return BuiltImage(id=str(image.id), size=int(image.attrs["Size"]))
+
+    def named(self, base: Base) -> Base:
+        """Give a base by a name of this engine, where it has only the id of its image.
+
+        BuildKit would take an id for a name, and ask Docker's registry for it.
+        """
+        if base.reference != base.digest:
+            return base
+        repository, tag = f"{REPOSITORY}/base", base.digest.removeprefix("sha256:")
+        self.tag(base.reference, repository, tag)
+        return replace(base, reference=f"{repository}:{tag}")
 
     def tag(self, image: str, repository: str, tag: str) -> None:
         """Give an image one more name."""
@@ -211,56 +219,11 @@ class DockerEngine:
             ]
             return tuple(sorted({pool["Gateway"] for pool in pools if pool.get("Gateway")}))
 
-    def build(self, entries: Iterable[Entry], reference: str, progress: Progress) -> str:
-        """Build a context without a network and give the image's id; it has its name when it is whole.
-
-        Raises BuildError.
-        """
-        with faults(reference):
-            events = self.client.api.build(
-                # requests sends what can be iterated in chunks as it comes
-                fileobj=tar_stream(entries),  # type: ignore[arg-type]  # the stubs know files only
-                custom_context=True,
-                tag=reference,
-                network_mode="none",
-                rm=True,
-                forcerm=True,
-                decode=True,
-                use_config_proxy=False,  # no proxy's credentials into an image
-                timeout=_SILENCE,
-            )
-            return _follow(events, reference, progress)
-
 
 def _common(one: Sequence[str], other: Sequence[str]) -> int:
     """Count with how many equal items both begin."""
     pairs = zip(one, other, strict=False)
     return next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
-
-
-def _follow(events: Iterator[dict[str, Any]], reference: str, progress: Progress) -> str:
-    """Show a build as it goes, one line for each step, and give the image's id."""
-    last: deque[str] = deque(maxlen=_TAIL)
-    step, image = "", ""
-    for event in events:
-        for line in str(event.get("stream", "")).splitlines():
-            if line.startswith("Step "):
-                step = " ".join(line.removeprefix("Step ").replace(" :", "", 1).split())
-                progress.step(f"  {step}"[:110])
-                last.clear()
-            elif line.strip() and not line.startswith(_CHATTER):
-                progress.detail(line)
-                last.append(line)
-        image = str(event.get("aux", {}).get("ID", image))
-        if "error" in event:
-            for line in last:
-                say(f"  │ {line}")
-            raise BuildError(
-                str(event["error"]).strip(),
-                where=f"{reference}, step {step}" if step else reference,
-                hint="the step's last lines are above; `imagegen render NAME -o DIR` shows the Dockerfile",
-            )
-    return image
 
 
 def _pinned(reference: str, image: Image) -> Base:

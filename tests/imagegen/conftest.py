@@ -20,7 +20,9 @@ from tests.wheels import make_wheel
 
 NAME = "pytest-sandbox"
 DIRECT = "pytest-direct"
+CLASSIC = "pytest-classic"
 DOCKER = ("--engine", "docker")
+NO_BUILDKIT = {"DOCKER_BUILDKIT": "0"}
 IMAGE = f"""
 [images.{NAME}]
 base = "debian:bookworm"
@@ -127,11 +129,23 @@ def stocked_sandbox(
 
 @pytest.fixture(scope="session")
 def sandbox(stocked_sandbox: StockedProject, engine: DockerEngine) -> Iterator[Sandbox]:
-    """An image of it, made by the Docker engine."""
+    """An image of it, made by the Docker engine with BuildKit."""
     stocked_sandbox.configure(IMAGE)
     report = stocked_sandbox.json("build", NAME, *DOCKER)
+    assert report["builder"] == "buildkit"
     yield Sandbox(stocked_sandbox, str(report["reference"]), engine)
     remove_images(engine, f"lockstock/{NAME}")
+
+
+@pytest.fixture(scope="session")
+def classic_sandbox(stocked_sandbox: StockedProject, engine: DockerEngine) -> Iterator[Sandbox]:
+    """The same image, made with the engine's classic builder."""
+    stocked_sandbox.configure(IMAGE.replace(NAME, CLASSIC))
+    report = stocked_sandbox.json("build", CLASSIC, *DOCKER, environment=NO_BUILDKIT)
+    assert report["builder"] == "classic"
+    stocked_sandbox.configure(IMAGE)
+    yield Sandbox(stocked_sandbox, str(report["reference"]), engine)
+    remove_images(engine, f"lockstock/{CLASSIC}")
 
 
 @pytest.fixture(scope="session")

@@ -120,9 +120,9 @@ class StockedProject:
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "imagegen", *arguments]
 
-    def json(self, *arguments: str) -> Any:
+    def json(self, *arguments: str, environment: Mapping[str, str] | None = None) -> Any:
         """Run a command that must go well and give its report."""
-        ended = self.imagegen(*arguments, "--json")
+        ended = self.imagegen(*arguments, "--json", environment=environment)
         assert ended.returncode == 0, ended.stderr
         return json.loads(ended.stdout)
 

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from imagegen.context import templates_digest
 from imagegen.engines.docker import DockerEngine
-from tests.imagegen.conftest import DOCKER, NAME, Sandbox, remove_images
+from tests.imagegen.conftest import DOCKER, NAME, NO_BUILDKIT, Sandbox, remove_images
 from tests.imagegen.stocked import StockedProject
 from tests.wheels import digest, make_sdist, make_wheel
 
 OTHER = "pytest-other"
+BUILDERS = pytest.mark.parametrize("builder", [{}, NO_BUILDKIT], ids=["buildkit", "classic"])
 IMAGE = """
 [images.pytest-other]
 base = "{base}"
@@ -65,6 +67,7 @@ class TestWithAnEngine:
 
         assert report["reference"] == sandbox.reference
         assert report["changed"] is False
+        assert report["builder"] is None
         assert report["seconds"] < 1
         assert time.monotonic() - started < 5
 
@@ -97,6 +100,7 @@ class TestWithAnEngine:
         other.configure(IMAGE.format(base="debian:bookworm"))
         second = other.json("build", OTHER, *DOCKER)
 
+        assert first["builder"] == second["builder"] == "buildkit"
         assert first["reference"] != second["reference"]
         assert second["changed"] is True
         assert engine.find(f"lockstock/{OTHER}:latest") == engine.find(second["reference"])
@@ -114,14 +118,23 @@ class TestWithAnEngine:
         assert (report["installed"], report["wheels"]) == (1, 2)
         assert other.json("verify", OTHER)["ok"] is True
 
-    def test_a_base_of_the_engine_is_pinned(self, other: StockedProject, sandbox: Sandbox) -> None:
+    def test_a_base_of_the_engine_is_pinned(
+        self, other: StockedProject, sandbox: Sandbox, engine: DockerEngine
+    ) -> None:
         base = sandbox.project.json("build", NAME, *DOCKER)["base"]["reference"]
         other.configure(IMAGE.format(base=f"docker:{base}"))
 
         report = other.json("build", OTHER, *DOCKER)
+        rendered = other.imagegen("render", OTHER, "-o", "out")
 
         assert report["base"]["name"] == base
         assert report["base"]["digest"] == sandbox.engine.find(base).id  # type: ignore[union-attr]
+        assert rendered.returncode == 0, rendered.stderr
+        # An id after FROM is a name on Docker's registry to BuildKit.
+        (name,) = re.findall(r"^FROM (\S+)", (other.folder / "out" / "Dockerfile").read_text(), re.MULTILINE)
+        assert name == f"lockstock/base:{report['base']['digest'].removeprefix('sha256:')}"
+        assert engine.find(name).id == report["base"]["digest"]  # type: ignore[union-attr]
+        engine.client.images.remove(name)
 
     def test_a_base_of_a_registry_is_pulled_and_pinned(
         self, other: StockedProject, sandbox: Sandbox, registry: str
@@ -172,14 +185,15 @@ class TestWithAnEngine:
         assert "3.12/linux" in ended.stderr
         assert engine.find(f"lockstock/{OTHER}:latest") is None
 
+    @BUILDERS
     def test_a_failed_step_shows_its_last_lines_and_leaves_no_image(
-        self, other: StockedProject, engine: DockerEngine, tmp_path: Path
+        self, builder: Mapping[str, str], other: StockedProject, engine: DockerEngine, tmp_path: Path
     ) -> None:
         good = other.json("build", OTHER, *DOCKER)
         other.stock({"app": [make_sdist(tmp_path, "gamma", "1.0")]})  # and nothing to build it with
         other.configure(IMAGE.format(base="debian:bookworm"))
 
-        ended = other.imagegen("build", OTHER, *DOCKER)
+        ended = other.imagegen("build", OTHER, *DOCKER, environment=builder)
 
         assert ended.returncode == 42
         assert "│ " in ended.stderr
@@ -189,17 +203,20 @@ class TestWithAnEngine:
         assert engine.find(f"lockstock/{OTHER}:latest") == engine.find(good["reference"])
         assert not _build_containers(engine)
 
+    @BUILDERS
     def test_killed_in_the_middle_and_run_again(
-        self, other: StockedProject, engine: DockerEngine, tmp_path: Path
+        self, builder: Mapping[str, str], other: StockedProject, engine: DockerEngine, tmp_path: Path
     ) -> None:
         good = other.json("build", OTHER, *DOCKER)
-        other.stock({"app": [make_wheel(tmp_path, "alpha", "3.0")]})
+        unheard = {"alpha.py": f"made = {time.time_ns()}\n"}  # or BuildKit has the step of an earlier run
+        other.stock({"app": [make_wheel(tmp_path, "alpha", "3.0", files=unheard)]})
         other.configure(IMAGE.format(base="debian:bookworm"))
 
-        _kill_when(other.command("build", OTHER, *DOCKER), other.folder, "pip install")
+        command = ["env", *(f"{name}={value}" for name, value in builder.items())]
+        _kill_when([*command, *other.command("build", OTHER, *DOCKER)], other.folder, "pip install")
 
         assert engine.find(f"lockstock/{OTHER}:latest") == engine.find(good["reference"])
-        report = other.json("build", OTHER, *DOCKER)
+        report = other.json("build", OTHER, *DOCKER, environment=builder)
         assert report["changed"] is True
         assert engine.find(f"lockstock/{OTHER}:latest") == engine.find(report["reference"])
         assert not _build_containers(engine)
