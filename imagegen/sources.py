@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from imagegen.build import LATEST
 from imagegen.credentials import find_credentials
 from imagegen.errors import NotBuiltError, PushError
 from imagegen.oci import ImageLayout, digest_of
@@ -82,7 +83,7 @@ def opened(text: str, mirror: Callable[[], ImageLayout]) -> Iterator[tuple[Sourc
         reference = Reference.parse_pinned(text)
         credentials = find_credentials(reference.registry)
         with Repository(reference, credentials, actions="pull") as repository:
-            yield repository, reference.digest or reference.tag or "latest"
+            yield repository, reference.digest or reference.tag or LATEST
 
 
 def read_manifest(source: Source, name: str, text: str) -> tuple[bytes, Mapping[str, Any]]:
@@ -134,10 +135,10 @@ def _in_folder(place: str) -> tuple[Source, str]:
 
 
 def _built(mirror: ImageLayout, text: str) -> str:
-    """Find NAME or NAME:VERSION; without a version the newest."""
+    """Find NAME or NAME:VERSION; without a version, or as the engine calls it, the newest."""
     wanted, _, version = text.partition(":")
     names = [name for name in mirror.names() if name.rpartition(":")[0] == f"{REPOSITORY}/{wanted}"]
-    if version:
+    if version not in ("", LATEST):
         names = [name for name in names if name.rpartition(":")[2] == version]
     newest = mirror.newest(names)
     if newest is None:

@@ -154,8 +154,9 @@ def diff(
     ):
         if locks:
             typer.echo(printable(f"locks {title}: {', '.join(locks)}"))
+    changes = plural(len(difference.changes), "change")
     say(
-        f"{names[0]} to {names[1]}: {plural(len(difference.changes), 'package')} differ; "
+        f"{names[0]} to {names[1]}: {changes}; "
         f"{human_size(difference.old_size)} to {human_size(difference.new_size)}, "
         f"{human_size(difference.fetched_size)} of it new"
     )

@@ -19,6 +19,7 @@ from lockfiles.formats import ecosystem_of
 from lockfiles.model import Ecosystem
 from mirror import config as configuration
 from mirror.config import Config
+from mirror.console import plural
 from mirror.destinations import ObjectStoreSpec, RemoteDevpiSpec
 from mirror.layout import Layout
 from mirror.publish import devpi_server, devpi_state
@@ -78,7 +79,7 @@ def _configuration(config: Config) -> Finding:
         hint = "add [locks.NAME] with a path, unless bundles fill this mirror"
         return _warning("configuration", "it names no lock", hint)
     names = ", ".join(lock.name for lock in config.locks)
-    return _fine("configuration", f"{config.file}: locks {names}; {len(config.targets)} targets")
+    return _fine("configuration", f"{config.file}: locks {names}; {plural(len(config.targets), 'target')}")
 
 
 def _folder(layout: Layout) -> Iterator[Finding]:

@@ -32,6 +32,12 @@ def resolve(shelf: Snapshots, text: str) -> str:
     found = found or [name for name in names if digest and name.partition("-")[2].startswith(digest)]
     if len(found) == 1:
         return found[0]
+    if not names:
+        raise StoreError("nothing is stocked yet", where=str(shelf.root.parent), hint="run `mirror refresh`")
+    if text == PREVIOUS:
+        raise StoreError(
+            "the served snapshot is the first", where=current or text, hint="`mirror snapshots` lists them"
+        )
     reason = f"it may mean {', '.join(found)}" if found else "there is no such snapshot"
     raise StoreError(reason, where=text, hint="`mirror snapshots` lists them")
 

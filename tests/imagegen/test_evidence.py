@@ -331,9 +331,11 @@ class TestInspect:
     def test_as_text(self, project: StockedProject) -> None:
         built(project)
 
-        ended = project.imagegen("inspect", f"lockstock/{NAME}")
+        named = (f"lockstock/{NAME}", f"lockstock/{NAME}:latest")  # the latter as `build` tells it
+        ended, latest = (project.imagegen("inspect", name) for name in named)
 
-        assert ended.returncode == 0, ended.stderr
+        assert (ended.returncode, latest.returncode) == (0, 0), ended.stderr + latest.stderr
+        assert latest.stdout.splitlines()[1:] == ended.stdout.splitlines()[1:]
         for text in ("debian:bookworm sha256:", "beta-package", "MIT OR Apache-2.0", "not signed"):
             assert text in ended.stdout
 

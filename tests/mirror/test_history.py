@@ -51,8 +51,17 @@ def test_names_that_mean_none_or_many(layout: Layout, versions: list[str], text:
 
 def test_an_empty_mirror_has_neither_current_nor_previous(layout: Layout) -> None:
     for text in ("current", "previous", "-"):
-        with pytest.raises(StoreError, match="no such"):
+        with pytest.raises(StoreError, match="nothing is stocked yet"):
             history.resolve(layout.snapshots, text)
+
+
+def test_the_first_snapshot_has_none_before_it(layout: Layout, wheels: Path) -> None:
+    first = stock(layout, make_wheel(wheels, "flask", "1.0"))
+
+    with pytest.raises(StoreError, match="is the first") as caught:
+        history.resolve(layout.snapshots, "previous")
+
+    assert caught.value.where == first
 
 
 def test_difference_of_two_snapshots(wheels: Path) -> None:
