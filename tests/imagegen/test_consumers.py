@@ -35,7 +35,7 @@ def test_devcontainer() -> None:
     assert found["workspaceMount"] == "source=${localWorkspaceFolder},target=/workspace,type=bind"
 
 
-@pytest.mark.parametrize(("use", "policy"), [(USE, "missing"), (LOCAL, "never")])
+@pytest.mark.parametrize(("use", "policy"), [(USE, "if_not_present"), (LOCAL, "never")])
 def test_compose(use: Use, policy: str) -> None:
     (found,) = documents(Consumer.COMPOSE, use)
 

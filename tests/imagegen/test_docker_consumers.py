@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -63,22 +64,54 @@ def test_a_devcontainer(sandbox: Sandbox, checkout: Path) -> None:
     assert (checkout / "made").stat().st_uid == 1000
 
 
-def test_a_service_of_compose(sandbox: Sandbox, checkout: Path) -> None:
-    ((_, service),) = yaml.safe_load(rendered(sandbox, Consumer.COMPOSE))["services"].items()
-    kept = {"image", "pull_policy", "command", "volumes"}
-    options: dict[str, Any] = {name: value for name, value in service.items() if name not in kept}
-    places = [volume.replace(".:", f"{checkout}:", 1) for volume in service["volumes"]]
+@dataclass(frozen=True)
+class Compose:
+    """A folder with a compose.yaml of one service."""
 
-    container = sandbox.engine.client.containers.run(
-        service["image"], service["command"], detach=True, volumes=places, **options
-    )
-    try:
-        code, said = container.exec_run(["bash", "-c", f"{INSIDE} && test -f hello.txt && touch made"])
-    finally:
-        container.remove(force=True)
+    folder: Path
 
-    assert code == 0, said
-    assert (checkout / "made").stat().st_uid == 1000
+    def __call__(self, *words: str) -> str:
+        """Run docker-compose, which must go well, and give what it prints."""
+        ended = subprocess.run(
+            ["docker-compose", "--project-name", "pytest-compose", *words],
+            cwd=self.folder, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert ended.returncode == 0, ended.stderr
+        return ended.stdout.strip()
+
+    def inside(self, how: str, script: str) -> str:
+        """Run a script in the service."""
+        (service,) = self("config", "--services").split()
+        return self(how, *(["--rm"] if how == "run" else []), "-T", service, "bash", "-c", script)
+
+
+class TestCompose:
+    """With docker-compose itself, which runs what its users would."""
+
+    @pytest.fixture
+    def compose(self, sandbox: Sandbox, checkout: Path) -> Iterator[Compose]:
+        (checkout / "compose.yaml").write_text(rendered(sandbox, Consumer.COMPOSE))
+        (checkout / "requirements.txt").write_text("alpha==1.0\n")
+        compose = Compose(checkout)
+        yield compose
+        compose("down", "--timeout", "1")
+
+    def test_it_is_understood(self, compose: Compose, sandbox: Sandbox) -> None:
+        ((_, service),) = yaml.safe_load(compose("config"))["services"].items()
+
+        assert (service["image"], service["network_mode"]) == (sandbox.reference, "none")
+
+    def test_a_service_that_is_up(self, compose: Compose) -> None:
+        compose("up", "--detach")
+
+        assert compose.inside("exec", f"{INSIDE} && test -f hello.txt && touch made") == "2.1"
+        assert (compose.folder / "made").stat().st_uid == 1000
+        assert compose.inside("exec", "cat /proc/1/comm") == "docker-init"
+
+    def test_a_run(self, compose: Compose) -> None:
+        install = "python -m venv /tmp/v && /tmp/v/bin/pip install --quiet -r requirements.txt"
+
+        assert compose.inside("run", f"{install} && /tmp/v/bin/alpha") == "2.1"
 
 
 def test_a_pod(sandbox: Sandbox, tmp_path: Path) -> None:
