@@ -73,14 +73,26 @@ def locked(folder: Path) -> Iterator[None]:
     """Keep others from writing and from starting a server, whose opening would meddle with a write."""
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        _recover(server_folder(folder) / ".sqlite")
+        recover(folder)
         yield
 
 
-def _recover(database: Path) -> None:
-    """Let SQLite roll back what was cut off: devpi reads first, and by a connection that may not write."""
+def is_being_written(folder: Path) -> bool:
+    """Say whether a transaction of devpi's database is open, or was when its writer was killed."""
+    return server_folder(folder).joinpath(".sqlite-journal").exists()
+
+
+def recover(folder: Path, patience: float = 5.0) -> None:
+    """Let SQLite roll back what was cut off: devpi reads first, and by a connection that may not write.
+
+    SQLite leaves alone what a living writer does, and waits `patience` seconds for it and for readers.
+    """
+    database = server_folder(folder) / ".sqlite"
     if database.is_file():
-        with suppress(sqlite3.Error), closing(sqlite3.connect(database)) as connection:  # devpi tells it, too
+        with (
+            suppress(sqlite3.Error),  # devpi tells it, too
+            closing(sqlite3.connect(database, timeout=patience)) as connection,
+        ):
             connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
 
 

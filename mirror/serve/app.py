@@ -6,6 +6,7 @@ import asyncio
 import signal
 import socket
 from contextlib import suppress
+from pathlib import Path
 
 from aiohttp import web
 
@@ -32,7 +33,7 @@ def serve(layout: Layout, host: str, port: int, *, in_house: bool = False, priva
     backend, listener = devpi_server.start_behind(layout.devpi, host, port, web=pages)
     with backend, listener:
         app = application(layout, backend.port, in_house=in_house, private=private, pages=pages)
-        return asyncio.run(_serve(app, listener, backend))
+        return asyncio.run(_serve(app, listener, backend, layout.devpi))
 
 
 def application(
@@ -69,7 +70,9 @@ def _is_devpis(request: web.Request) -> bool:
     return "application/json" in accept and "text/html" not in accept
 
 
-async def _serve(app: web.Application, listener: socket.socket, backend: devpi_server.Server) -> int:
+async def _serve(
+    app: web.Application, listener: socket.socket, backend: devpi_server.Server, folder: Path
+) -> int:
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
@@ -80,6 +83,8 @@ async def _serve(app: web.Application, listener: socket.socket, backend: devpi_s
         while not stopped.is_set() and backend.exit_code is None:
             with suppress(TimeoutError):
                 await asyncio.wait_for(stopped.wait(), _WATCH)
+            if devpi_state.is_being_written(folder):  # by a refresh that may have been killed
+                await asyncio.to_thread(devpi_state.recover, folder, patience=0)
     finally:
         await runner.cleanup()
     return 0 if stopped.is_set() else backend.exit_code or 1  # devpi ends with 0 after a fatal error, too

@@ -7,14 +7,16 @@ import os
 import signal
 import sqlite3
 import sys
+import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import pytest
 
-from mirror.publish import devpi, devpi_state
+from mirror.publish import devpi, devpi_server, devpi_state
 from mirror.snapshot import Stocked
 from tests.mirror.registry import Registry
+from tests.mirror.test_devpi_server import foreground, wait_until
 from tests.wheels import make_wheel
 
 # Opening the database stands for every transaction; the others are all steps from file to file.
@@ -148,15 +150,56 @@ def cut_off(registry: Registry) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-@pytest.mark.parametrize("way", ["a writer", "a server"])
-def test_a_transaction_cut_off_in_the_middle_of_the_file_is_undone(registry, way):
-    registry.publish("0000-x", *stock(registry, "1.0"))
+def leave_half(registry: Registry) -> None:
     child = multiprocessing.get_context("fork").Process(target=cut_off, args=(registry,))
     child.start()
     child.join(60)
     assert (registry.folder / "server" / ".sqlite-journal").stat().st_size
+
+
+@pytest.mark.parametrize("way", ["a writer", "a server"])
+def test_a_transaction_cut_off_in_the_middle_of_the_file_is_undone(registry, way):
+    registry.publish("0000-x", *stock(registry, "1.0"))
+    leave_half(registry)
     files = stock(registry, "2.0") if way == "a writer" else stock(registry, "1.0")
     if way == "a writer":
         registry.publish("0001-x", *files)
     with registry.start():
         assert digests(registry, files)
+
+
+def test_a_server_that_runs_undoes_a_transaction_that_is_cut_off(registry):
+    files = stock(registry, "1.0")
+    registry.publish("0000-x", *files)
+    with foreground(registry) as process:
+        try:
+            wait_until(lambda: devpi_server.is_up(registry.folder, registry.port))
+            assert digests(registry, files)
+            for _ in range(3):
+                leave_half(registry)
+                wait_until(lambda: not (registry.folder / "server" / ".sqlite-journal").exists(), limit=5)
+                assert digests(registry, files)
+        finally:
+            process.terminate()
+            _, log = process.communicate(timeout=20)
+    assert process.returncode == 0, log
+
+
+def test_a_server_that_runs_leaves_alone_what_is_being_written(registry):
+    files = stock(registry, "1.0")
+    registry.publish("0000-x", *files)
+    with foreground(registry) as process:
+        try:
+            wait_until(lambda: devpi_server.is_up(registry.folder, registry.port))
+            database = sqlite3.connect(registry.folder / "server" / ".sqlite", isolation_level=None)
+            for statement in ("BEGIN IMMEDIATE", "CREATE TABLE more (of TEXT)"):
+                database.execute(statement)
+            time.sleep(1.5)  # some times that the server looks
+            assert digests(registry, files)
+            database.execute("COMMIT")
+            assert database.execute("SELECT count(*) FROM more").fetchone() == (0,)
+            database.execute("DROP TABLE more")
+            database.close()
+        finally:
+            process.terminate()
+            process.communicate(timeout=20)

@@ -1,4 +1,7 @@
-"""SIGKILL at 50 moments of a refresh: after each the mirror is whole, serves, and the next run ends well."""
+"""SIGKILL at 50 moments of a refresh: after each the mirror is whole, serves, and the next run ends well.
+
+At half of them a server runs meanwhile, and devpi's own pages behind it are there again in a moment.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,20 @@ import multiprocessing
 import os
 import random
 import signal
+import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
+import httpx
+
 from mirror.layout import Layout
+from mirror.publish import devpi_server
 from tests.index_server import IndexServer
 from tests.mirror.stocking import is_whole
+from tests.mirror.test_devpi_server import wait_until
 from tests.project import Project
 from tests.wheels import make_wheel
 
@@ -60,6 +70,34 @@ def versions(layout: Layout) -> set[str]:
     return {artifact.version for artifact in snapshot.artifacts}
 
 
+@contextmanager
+def serving(project: Project) -> Iterator[None]:
+    """Run `mirror serve`, which must end well in the end."""
+    log = project.folder / "serve.log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            project.command("serve"),
+            cwd=project.folder,
+            stdout=file,
+            stderr=file,
+            env=project.options()["env"],
+        )
+    try:
+        wait_until(lambda: devpi_server.is_up(project.layout.devpi, project.port))
+        yield
+    finally:
+        process.terminate()
+        process.wait(20)
+    assert process.returncode == 0, log.read_text()
+
+
+def is_shown(project: Project) -> bool:
+    """Say whether devpi's own pages show all files."""
+    index = devpi_server.index_url(project.port)
+    pages = [httpx.get(f"{index}part{number}/", trust_env=False) for number in range(4)]
+    return all(page.status_code == 200 and "part" in page.text for page in pages)
+
+
 def test_killed_at_50_moments(project: Project, index: IndexServer) -> None:
     noise = random.Random(7)
     project.configure(mirror="keep = 2")
@@ -68,17 +106,22 @@ def test_killed_at_50_moments(project: Project, index: IndexServer) -> None:
         locked_anew(project, index.folder, noise, number)
         durations = [whole_run(project)]
     killed = 0
-    for number, part in enumerate(noise.sample(range(MOMENTS), MOMENTS), 2):
-        locked_anew(project, index.folder, noise, number)
-        process = started(project)
-        time.sleep((part + noise.random()) / MOMENTS * sorted(durations)[len(durations) // 2])
-        process.kill()
-        process.join()
-        killed += process.exitcode == -signal.SIGKILL
-        assert versions(project.layout) in ({f"{number - 1}.0"}, {f"{number}.0"})
-        assert is_whole(project.layout)
-        durations.append(whole_run(project))
-        assert versions(project.layout) == {f"{number}.0"}
+    moments = list(enumerate(noise.sample(range(MOMENTS), MOMENTS), 2))
+    for some, is_served in ((moments[: MOMENTS // 2], True), (moments[MOMENTS // 2 :], False)):
+        with serving(project) if is_served else nullcontext():
+            for number, part in some:
+                locked_anew(project, index.folder, noise, number)
+                process = started(project)
+                time.sleep((part + noise.random()) / MOMENTS * sorted(durations)[len(durations) // 2])
+                process.kill()
+                process.join()
+                killed += process.exitcode == -signal.SIGKILL
+                assert versions(project.layout) in ({f"{number - 1}.0"}, {f"{number}.0"})
+                assert is_whole(project.layout)
+                if is_served:
+                    wait_until(lambda: is_shown(project), limit=5)
+                durations.append(whole_run(project))
+                assert versions(project.layout) == {f"{number}.0"}
     assert killed > MOMENTS // 2
     assert list(project.layout.store.incoming.iterdir()) == []
     assert is_whole(project.layout)
