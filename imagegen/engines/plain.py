@@ -26,14 +26,15 @@ class PlainProgress:
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._steps: dict[str, Step] = {}
-        self._failed = Step()
-        self._reason = self._last = ""
+        # Until a step fails it is the client that does, and what it says is shown.
+        self._failed = self._client = Step()
+        self._reason = self._said = ""
 
     def take(self, line: str) -> None:
         """Take one more line."""
         found = _LINE.fullmatch(line)
         if not found:
-            self._last = line.removeprefix("ERROR: ").strip() or self._last
+            self._hear(line)
             return
         number, text = found.groups()
         step = self._steps.get(number)
@@ -50,7 +51,15 @@ class PlainProgress:
 
     def failure(self, reference: str, code: int) -> BuildError:
         """Give the error of the build of `reference`, whose client ended with a code that is not 0."""
-        return self._failed.failed(self._reason or self._last or f"docker ended with {code}", reference)
+        return self._failed.failed(self._reason or self._said or f"docker ended with {code}", reference)
+
+    def _hear(self, line: str) -> None:
+        """Keep what the client says; the last line is why it ends, unless another calls itself that."""
+        if line.strip():
+            if line.startswith("ERROR: "):
+                self._reason = self._reason or line.removeprefix("ERROR: ")
+            self._said = line.strip()
+            self._client.last.append(line)
 
     def _begun(self, text: str) -> Step:
         """Show a step of the Dockerfile, or the making of the image, but not what goes on before."""

@@ -232,6 +232,8 @@ class TestBuild:
     ) -> None:
         proxy = {"httpProxy": "http://user:secret@proxy.example:3128"}
         (tmp_path / "config.json").write_text(json.dumps({"proxies": {"default": proxy}}))
+        home = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
+        (tmp_path / "cli-plugins").symlink_to(home / "cli-plugins")  # where buildx may be
         monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
         monkeypatch.setenv("HTTPS_PROXY", proxy["httpProxy"])
 

@@ -47,6 +47,11 @@ Dockerfile:1
 --------------------
 ERROR: failed to solve: dockerfile parse error on line 1: unknown instruction: FRM
 """
+BROKEN = """\
+ERROR: BuildKit is enabled but the buildx component is missing or broken.
+       Install the buildx component to build images with BuildKit:
+       https://docs.example/go/buildx/
+"""
 WHOLE = """\
 #8 [4/4] RUN true
 #8 DONE 0.1s
@@ -91,11 +96,17 @@ def test_a_step_that_fails_beside_another(capfd: pytest.CaptureFixture[str]) -> 
     assert {"one", "CACHED"} <= set(noted.details)
 
 
-def test_a_dockerfile_that_is_none() -> None:
+def test_a_dockerfile_that_is_none(capfd: pytest.CaptureFixture[str]) -> None:
     error = read(UNREADABLE)[1].failure("app:1", 1)
 
     assert error.where == "app:1"
     assert error.reason == "failed to solve: dockerfile parse error on line 1: unknown instruction: FRM"
+    assert "  │    1 | >>> FRM base" in capfd.readouterr().err.splitlines()
+
+
+def test_a_client_that_cannot() -> None:
+    said = "BuildKit is enabled but the buildx component is missing or broken."
+    assert read(BROKEN)[1].failure("app:1", 1).reason == said
 
 
 def test_the_making_of_the_image_is_a_step() -> None:
