@@ -71,6 +71,7 @@ def _refresh(config: configuration.Config) -> refreshing.Report:
         shown.callback(progress.stop)
 
         def begin(plan: Plan) -> Callable[[int], None]:
+            delivery.expect(plan)
             progress.start()  # its thread has to begin after the delivery's process
             size = f", {human_size(plan.fetch_size)}" if plan.fetch_size else ""
             say(f"fetching {plural(len(plan.fetch), 'file')}{size}")
@@ -152,6 +153,8 @@ def _print_report(report: refreshing.Report, config: configuration.Config, *, dr
         *((f"  {step}", human_time(seconds)) for step, seconds in report.steps.items()),
     ]
     print_table("", ("refresh", ""), rows)
+    if report.unread_sdists:
+        say(f"what building {plural(report.unread_sdists, 'sdist')} needs is known only after the fetch")
     if not report.changed:
         say("nothing changed" if not dry_run else "nothing would be fetched")
     elif not dry_run:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from lockfiles.errors import LockError, LockstockError
@@ -21,10 +23,11 @@ from mirror.buildlock import BuildLocks, build_requirements, sdist_pyproject
 from mirror.config import BUILD_SUFFIX, TOOLS, Config, LockSpec
 from mirror.inputs import Failures, LockText
 from mirror.layout import Layout
-from mirror.plan import Plan
 from mirror.snapshot import LockRecord, Selected, Snapshot, Stocked
 from mirror.stock import Begin, Order, Shelf, Stockist
 
+RequiresOf = Callable[[str, Target], Iterable[tuple[str, ...]]]
+"""Gives the requirement sets of the sdists that the lock of a name takes for a target."""
 _WHEEL = ".whl"
 
 
@@ -56,19 +59,6 @@ def fill(
     return filled[0]
 
 
-def plan_only(config: Config, layout: Layout, locks: Sequence[LockText]) -> tuple[Plan, Failures]:
-    """Plan for the locks themselves, and fetch nothing."""
-
-    async def plan() -> tuple[Plan, Failures]:
-        async with AsyncExitStack() as stack:
-            stockist = Stockist(config, layout, layout.snapshots.readable(), stack)
-            orders, failed = _orders(config, locks)
-            planned = await stockist.plan(orders)
-            return planned.plan, {**failed, **planned.failed}
-
-    return asyncio.run(plan())
-
-
 def select_one(config: Config, layout: Layout, lock: LockText, target: Target) -> Selection:
     """Choose what one target takes of one lock; the indexes are asked for what the lock leaves out."""
 
@@ -86,27 +76,29 @@ async def _fill(
     config: Config, layout: Layout, locks: Sequence[LockText], inputs: str, unread: Failures, begin: Begin
 ) -> Filled:
     previous = layout.snapshots.readable()
-    orders, unparsed = _orders(config, locks)
+    orders, unparsed = orders_of(config, locks)
     failed = {**unread, **unparsed}
     async with AsyncExitStack() as stack:
         stockist = Stockist(config, layout, previous, stack)
-        first, _ = await asyncio.gather(stockist.stock(orders, begin), _resolve_early(config, layout, locks))
+        resolver = resolver_in(config, layout.build_locks)
+        first, _ = await asyncio.gather(stockist.stock(orders, begin), resolve_early(config, resolver, locks))
         failed |= first.failed
         met = [lock for lock in locks if lock.spec.name not in failed]
         _raise_if_none(locks, met, failed)
-        more, unresolved = await asyncio.to_thread(_build_orders, config, layout, met, first)
+        requires = partial(_sdist_requires, layout, first)
+        more, unresolved = await asyncio.to_thread(build_orders, config, layout, resolver, met, requires)
         second = await stockist.stock(more, begin)
         if not (failed or unresolved or second.failed):
             stockist.forget_unused()
-    failed |= {_owner(name): error for name, error in {**unresolved, **second.failed}.items()}
+    failed |= {owner(name): error for name, error in {**unresolved, **second.failed}.items()}
     shelves = (first, second)
     failed |= _conflicts(
-        [s for shelf in shelves for s in shelf.selections if _owner(s.lock) not in failed],
+        [s for shelf in shelves for s in shelf.selections if owner(s.lock) not in failed],
         [a for shelf in shelves for a in shelf.artifacts],
     )
     _raise_if_none(locks, [lock for lock in met if lock.spec.name not in failed], failed)
     kept = _kept(previous, failed)
-    made = [order for order in (*orders, *more) if _owner(order.record.name) not in failed]
+    made = [order for order in (*orders, *more) if owner(order.record.name) not in failed]
     names = {order.record.name for order in made}
     selections = [s for s in (*first.selections, *second.selections) if s.lock in names]
     snapshot = Snapshot.of(
@@ -116,7 +108,7 @@ async def _fill(
             [*kept.artifacts, *first.artifacts, *second.artifacts], [*selections, *kept.selections]
         ),
         selections=[*_merged(selections), *kept.selections],
-        stale=[name for name in failed if any(_owner(lock.name) == name for lock in kept.locks)],
+        stale=[name for name in failed if any(owner(lock.name) == name for lock in kept.locks)],
     )
     return Filled(
         snapshot=snapshot,
@@ -126,7 +118,8 @@ async def _fill(
     )
 
 
-def _orders(config: Config, locks: Iterable[LockText]) -> tuple[list[Order], Failures]:
+def orders_of(config: Config, locks: Iterable[LockText]) -> tuple[list[Order], Failures]:
+    """Order what the locks name, for every target; those that cannot be read, by name with the reason."""
     orders, failed = [], Failures()
     for text in locks:
         try:
@@ -148,9 +141,13 @@ def _order(config: Config, text: LockText) -> Order:
     )
 
 
-async def _resolve_early(config: Config, layout: Layout, locks: Sequence[LockText]) -> None:
+def resolver_in(config: Config, folder: Path) -> BuildLocks:
+    """Give what resolves build requirements, and finds in `folder` those that are resolved."""
+    return BuildLocks(folder=folder, upstreams=config.upstreams)
+
+
+async def resolve_early(config: Config, resolver: BuildLocks, locks: Sequence[LockText]) -> None:
     """Resolve what is known before anything is fetched, while it is fetched; errors come up again."""
-    resolver = BuildLocks(folder=layout.build_locks, upstreams=config.upstreams)
     sets = {_tools(config, locks), *(requires for lock in locks for requires in lock.builds)} - {()}
     jobs = [(requires, target) for requires in sets for target in config.targets]
     loop = asyncio.get_running_loop()
@@ -160,18 +157,17 @@ async def _resolve_early(config: Config, layout: Layout, locks: Sequence[LockTex
         await asyncio.gather(*waiting, return_exceptions=True)
 
 
-def _build_orders(
-    config: Config, layout: Layout, locks: Sequence[LockText], shelf: Shelf
+def build_orders(
+    config: Config, layout: Layout, resolver: BuildLocks, locks: Sequence[LockText], requires_of: RequiresOf
 ) -> tuple[list[Order], Failures]:
     """Order, per target, what the projects and the sdists need to be built, and the tools."""
-    resolver = BuildLocks(folder=layout.build_locks, upstreams=config.upstreams)
     tools = _tools(config, locks)
     wanted = {(TOOLS, tools, target) for target in config.targets if tools}
     orders, failed = [], Failures()
     for lock in locks:
         name = lock.spec.name
         try:
-            sets = [(t, s) for t in config.targets for s in _requirement_sets(layout, shelf, lock, t)]
+            sets = [(t, s) for t in config.targets for s in {*lock.builds, *requires_of(name, t)}]
         except LockstockError as error:
             failed[name] = error
             continue
@@ -189,10 +185,6 @@ def _tools(config: Config, locks: Iterable[LockText]) -> tuple[str, ...]:
     return config.tools if any(lock.ecosystem is Ecosystem.PYPI for lock in locks) else ()
 
 
-def _requirement_sets(layout: Layout, shelf: Shelf, lock: LockText, target: Target) -> set[tuple[str, ...]]:
-    return {*lock.builds, *_sdist_requires(layout, shelf, lock.spec.name, target)}
-
-
 def _build_order(
     name: str, resolver: BuildLocks, requires: tuple[str, ...], target: Target, layout: Layout
 ) -> Order:
@@ -205,20 +197,24 @@ def _sdist_requires(layout: Layout, shelf: Shelf, lock: str, target: Target) -> 
     """Give what each sdist that this lock and target take asks for to be built."""
     taken = {d for s in shelf.selections if (s.lock, s.target) == (lock, str(target)) for d in s.artifacts}
     for artifact in shelf.artifacts:
-        is_sdist = artifact.ecosystem == Ecosystem.PYPI and not artifact.filename.endswith(_WHEEL)
-        if is_sdist and artifact.sha256 in taken:
-            yield _requires_of(layout, artifact)
+        if is_sdist(artifact.ecosystem, artifact.filename) and artifact.sha256 in taken:
+            yield asked_by(layout.store.path(artifact.sha256), artifact.filename, artifact.url)
 
 
-def _requires_of(layout: Layout, artifact: Stocked) -> tuple[str, ...]:
+def is_sdist(ecosystem: str, filename: str) -> bool:
+    """Say whether a file has to be built before it is installed."""
+    return ecosystem == Ecosystem.PYPI and not filename.endswith(_WHEEL)
+
+
+def asked_by(path: Path, filename: str, url: str) -> tuple[str, ...]:
+    """Give what an sdist asks for to be built; its URL may name a folder in it. Raises LockError."""
     try:
-        folder = urlsplit(artifact.url).fragment.removeprefix("subdirectory=")
-        path = layout.store.path(artifact.sha256)
-        return build_requirements(sdist_pyproject(path, artifact.filename, folder))
+        folder = urlsplit(url).fragment.removeprefix("subdirectory=")
+        return build_requirements(sdist_pyproject(path, filename, folder))
     except ValueError as error:
         raise LockError(
             f"the sdist cannot be built: {error}",
-            where=artifact.filename,
+            where=filename,
             hint="lock a version that has a wheel",
         ) from error
 
@@ -233,15 +229,15 @@ def _conflicts(selections: Iterable[Selected], artifacts: Iterable[Stocked]) -> 
             key = (artifact.ecosystem, artifact.name, artifact.filename)
             digest, lock = taken.setdefault(key, (artifact.sha256, selected.lock))
             if digest != artifact.sha256:
-                failed[_owner(selected.lock)] = LockError(
-                    f"pins other bytes of {artifact.filename} than {_owner(lock)} does",
-                    where=_owner(selected.lock),
+                failed[owner(selected.lock)] = LockError(
+                    f"pins other bytes of {artifact.filename} than {owner(lock)} does",
+                    where=owner(selected.lock),
                     hint="an index has one file of a name; lock both against the same index",
                 )
     return failed
 
 
-def _owner(name: str) -> str:
+def owner(name: str) -> str:
     """Name the lock that a build lock belongs to; the tools are a lock of their own."""
     return name if name == TOOLS else name.removesuffix(BUILD_SUFFIX)
 
@@ -259,7 +255,7 @@ def _kept(previous: Snapshot | None, failed: Failures) -> Snapshot:
         return Snapshot.of([], [], [])
 
     def is_kept(record: LockRecord | Selected) -> bool:
-        name = _owner(record.name if isinstance(record, LockRecord) else record.lock)
+        name = owner(record.name if isinstance(record, LockRecord) else record.lock)
         return any(name == lost or name.startswith(f"{lost}/") for lost in failed)
 
     selections = [selected for selected in previous.selections if is_kept(selected)]

@@ -56,7 +56,10 @@ class FailedLock:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What a refresh did, or would do. Sizes are in bytes, steps in seconds."""
+    """What a refresh did, or would do. Sizes are in bytes, steps in seconds.
+
+    What `unread_sdists` ask for to be built is not in it: it is known only when they are there.
+    """
 
     snapshot: str | None
     changed: bool
@@ -70,6 +73,7 @@ class Report:
     pruned: Pruned = field(default_factory=Pruned)
     failed: tuple[FailedLock, ...] = ()
     to_fetch: tuple[str, ...] = ()
+    unread_sdists: int = 0
 
 
 def refresh(
@@ -130,13 +134,14 @@ def refresh(
 
 
 def dry_run(config: Config) -> Report:
-    """Plan only: say what a refresh would fetch for the locks themselves. Nothing is stocked."""
-    from mirror.fill import plan_only
+    """Plan only: say what a refresh would fetch. Nothing is stocked, and no build lock is kept."""
+    from mirror.foresee import foresee
 
     layout, watch = Layout(config.root), Stopwatch()
     with watch.step("plan"):
         locks, unread = read_locks(config, layout)
-        plan, failed = plan_only(config, layout, locks)
+        foreseen = foresee(config, layout, locks)
+    plan = foreseen.plan
     wanted = [*plan.fetch, *(held for held, _ in plan.keep)]
     return Report(
         snapshot=layout.snapshots.current_name(),
@@ -148,8 +153,9 @@ def dry_run(config: Config) -> Report:
         fetched=len(plan.fetch),
         fetched_size=plan.fetch_size,
         steps=watch.seconds,
-        failed=_failed({**unread, **failed}, ()),
+        failed=_failed({**unread, **foreseen.failed}, ()),
         to_fetch=tuple(sorted(item.label for item in plan.fetch)),
+        unread_sdists=foreseen.unread,
     )
 
 
