@@ -9,10 +9,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from lockfiles.errors import LockstockError
+from lockfiles.model import Ecosystem
 from mirror.config import Config
 from mirror.console import human_size, plural, report_error, say
 from mirror.destinations import ObjectStoreSpec, RemoteDevpiSpec
 from mirror.layout import Layout
+from mirror.plan import Plan
 from mirror.publish import devpi, devpi_accounts, devpi_server, devpi_state, simple
 from mirror.publish.check import check_index
 from mirror.snapshot import Snapshot
@@ -54,6 +56,19 @@ class Delivery:
         ahead = Ahead(Layout(self._config.root).devpi, self._config.port, private=self._config.private)
         self._ahead = self._stack.enter_context(ahead)
         return ahead.start
+
+    def expect(self, plan: Plan) -> None:
+        """Tell what was made ready which files will come, as far as their digests are known."""
+        if self._ahead:
+            store = Layout(self._config.root).store
+            self._ahead.expect(
+                [
+                    (store.path(digest.value), wanted.artifact.filename)
+                    for wanted in plan.fetch
+                    for digest in wanted.artifact.digests
+                    if wanted.package.ecosystem is Ecosystem.PYPI and digest.algorithm == "sha256"
+                ]
+            )
 
     def publish(self, name: str, snapshot: Snapshot) -> None:
         """Deliver a snapshot."""

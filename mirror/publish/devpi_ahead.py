@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from multiprocessing import get_context
@@ -18,7 +18,7 @@ from traceback import format_exc
 from typing import Any, ParamSpec, TypeVar
 
 from mirror.errors import RegistryError
-from mirror.publish import devpi_server, devpi_state
+from mirror.publish import devpi_server, devpi_stage, devpi_state
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -58,6 +58,10 @@ class Ahead:
     def start(self) -> None:
         """Have devpi made ready. What fails in it is tried again, and told, when it is needed."""
         self.begin(_make_ready, self._folder, None if self._private else self._port)
+
+    def expect(self, files: Sequence[tuple[Path, str]]) -> None:
+        """Have the metadata of files, each (path, file name), read as they come."""
+        self.begin(devpi_stage.read_early, files)
 
     def call(self, function: Callable[_P, _T], *args: _P.args, **named: _P.kwargs) -> _T:
         """Call a function of devpi's modules there. Raises what it raises, and RegistryError."""

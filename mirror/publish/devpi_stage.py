@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from itertools import groupby
 from pathlib import Path
+from threading import Thread
+from time import sleep
 from typing import Any
 
 from mirror.publish import metadata
@@ -14,6 +17,27 @@ from mirror.store import Store
 
 _SHOWN = ("summary", "license_expression", "requires_dist", "requires_python")
 _TIME = "Thu, 01 Jan 1970 00:00:00 GMT"
+_BREATH = 0.05  # seconds between two looks for files that came
+
+
+def read_early(files: Sequence[tuple[Path, str]]) -> None:
+    """Begin to read what the index will show of files, each (path, file name), as they come.
+
+    Otherwise the run would have to wait for all of that at its end. A file may never come.
+    """
+    Thread(target=_read_all, args=(files,), daemon=True).start()
+
+
+def _read_all(files: Sequence[tuple[Path, str]]) -> None:
+    while files:
+        sleep(_BREATH)
+        files = [file for file in files if not _is_read(*file)]
+
+
+def _is_read(path: Path, filename: str) -> bool:
+    if there := path.exists():
+        shown(path, filename)
+    return there
 
 
 def has_file(stage: Any, file: Stocked) -> bool:
@@ -46,10 +70,16 @@ class _HardLink(io.BytesIO):
 
 def versiondata(release: Sequence[Stocked], store: Store) -> dict[str, Any]:
     """Give what devpi notes of a release, from the metadata of its first file that has some."""
-    read = (metadata.read(store.path(file.sha256), file.filename) for file in release)
-    found: dict[str, Any] = dict(next(filter(None, read), {}))
-    data = {key: found[key] for key in _SHOWN if key in found}
+    read = (shown(store.path(file.sha256), file.filename) for file in release)
+    data: dict[str, Any] = dict(next(filter(None, read), {}))
     requires_python = next((file.requires_python for file in release if file.requires_python), None)
     if requires_python:
         data["requires_python"] = requires_python
     return {"name": release[0].name, "version": release[0].version, **data}
+
+
+@cache
+def shown(path: Path, filename: str) -> Mapping[str, Any]:
+    """Give what is noted of a file's metadata; what lies at a path of the store stays the same."""
+    found: Mapping[str, Any] = metadata.read(path, filename) or {}
+    return {key: found[key] for key in _SHOWN if key in found}

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from mirror.errors import RegistryError, StoreError
-from mirror.publish import devpi, devpi_server, devpi_state
+from mirror.publish import devpi, devpi_server, devpi_stage, devpi_state
 from mirror.publish.check import check_index
 from mirror.publish.devpi_ahead import Ahead
 from mirror.snapshot import Snapshot, Stocked
@@ -104,6 +104,23 @@ def test_one_that_is_killed_is_told_in_a_sentence(registry: Registry, stocked: S
     assert left_over(str(registry.folder)) == []
     with Ahead(registry.folder, registry.port) as ahead:
         published(ahead, registry, stocked)
+
+
+def read_and_used() -> tuple[int, int]:
+    info = devpi_stage.shown.cache_info()
+    return info.misses, info.hits
+
+
+def test_metadata_is_read_as_files_come(registry: Registry, stocked: Stocked, tmp_path: Path) -> None:
+    path = registry.store.path(stocked.sha256)
+    late = path.rename(tmp_path / "late")
+    with Ahead(registry.folder, registry.port) as ahead:
+        ahead.expect([(path, stocked.filename), (tmp_path / "never", "never-1.0.tar.gz")])
+        late.rename(path)
+        while ahead.call(read_and_used) == (0, 0):
+            time.sleep(0.01)
+        published(ahead, registry, stocked)
+        assert ahead.call(read_and_used) == (1, 1)
 
 
 def test_it_does_nothing_until_it_is_told_to(registry: Registry) -> None:
