@@ -152,9 +152,9 @@ async def _ask_all(config: Config) -> list[tuple[Finding, float | None]]:
 
 
 async def _ask(upstream: Upstream, url: str) -> tuple[Finding, float | None]:
-    from mirror.upstream.settings import redact
+    from mirror.upstream.settings import without_secrets
 
-    begun, shown = time.monotonic(), redact(url)
+    begun, shown = time.monotonic(), without_secrets(url)
     try:
         async with upstream.client.ask(f"{url.rstrip('/')}/") as answer:
             status, date = answer.status, answer.headers.get("Date", "")

@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from mirror.errors import UpstreamError
 from mirror.store import Incoming, disk_errors
-from mirror.upstream.settings import redact
+from mirror.upstream.settings import without_secrets
 
 REMOTE = ("git", "http", "https", "ssh")
 _LONGEST_FETCH = 900  # seconds
@@ -90,7 +90,7 @@ def fetch_commit(clones: Path, url: str, ref: str, schemes: Collection[str] = RE
     the `schemes` or of the form USER@HOST:PATH. Raises UpstreamError.
     """
     _check(url, ref, schemes)
-    folder = clones / f"{hashlib.sha256(redact(url).encode()).hexdigest()[:16]}.git"
+    folder = clones / f"{hashlib.sha256(without_secrets(url).encode()).hexdigest()[:16]}.git"
     with disk_errors(clones), _alone(folder):
         if _is_commit(ref) and _resolve(folder, ref):
             return _checkout(folder, ref)
@@ -100,8 +100,8 @@ def fetch_commit(clones: Path, url: str, ref: str, schemes: Collection[str] = RE
             failed = _fetch_anew(folder, url, ref, schemes)
         if failed:
             raise UpstreamError(
-                f"git cannot fetch {ref}: {failed.replace(url, redact(url))}",
-                where=redact(url),
+                f"git cannot fetch {ref}: {failed.replace(url, without_secrets(url))}",
+                where=without_secrets(url),
                 hint="`git ls-remote` shows what is there",
             )
         return _checkout(folder, ref if _is_commit(ref) else "FETCH_HEAD")
@@ -113,7 +113,7 @@ def _check(url: str, ref: str, schemes: Collection[str]) -> None:
     if not known or (known["scheme"] or "ssh") not in schemes or ref.startswith("-") or not ref.isprintable():
         raise UpstreamError(
             "not a repository to fetch from",
-            where=redact(url),
+            where=without_secrets(url),
             hint=f"it must be one of: {', '.join(sorted(schemes))}",
         )
 

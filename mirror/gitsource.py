@@ -9,7 +9,7 @@ from lockfiles.model import GitSource, Package
 from mirror.git import fetch_commit
 from mirror.snapshot import Stocked
 from mirror.store import Expected, Store
-from mirror.upstream.settings import expanded, redact
+from mirror.upstream.settings import expanded, without_secrets
 
 
 def archive_name(package: Package, source: GitSource) -> str:
@@ -30,7 +30,7 @@ def stock_commit(
     What is `held` of it is not fetched again: a commit does not change. Raises UpstreamError.
     """
     folder = f"#subdirectory={source.subdirectory}" if source.subdirectory else ""
-    url = f"git+{redact(source.url)}@{source.commit}{folder}"
+    url = f"git+{without_secrets(source.url)}@{source.commit}{folder}"
     if held and held.tree and store.holds(held.sha256):
         return replace(held, url=url, name=package.name, version=package.version or "")
     checkout = fetch_commit(clones, expanded(source.url), source.commit)

@@ -19,7 +19,7 @@ from mirror.git import REMOTE, Checkout, fetch_commit
 from mirror.layout import Layout
 from mirror.patterns import files_of, fixed_part, matches
 from mirror.snapshot import SCHEMA, LockRecord, Snapshot
-from mirror.upstream.settings import redact
+from mirror.upstream.settings import without_secrets
 
 _INCLUDE = re.compile(r"(?m)^[ \t]*(?:-r|-c|--requirement|--constraint)[ =]*(\S+)")
 # What a lock may say of code that it leaves in the user's checkout; only then is it parsed to find out.
@@ -187,7 +187,7 @@ def _collect(text: str, folder: Path, prefix: str, includes: dict[str, str], rea
         if relative in includes:
             continue
         if relative.startswith(("..", "/")) or "://" in name:
-            shown = redact(name) if "://" in name else name
+            shown = without_secrets(name) if "://" in name else name
             raise LockError(
                 f"{shown} lies outside of the lock-file's folder", where=str(folder), hint="move it there"
             )

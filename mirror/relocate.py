@@ -11,7 +11,7 @@ from mirror.errors import DigestMismatchError, NotFoundUpstreamError
 from mirror.inputs import LockText
 from mirror.upstream.clients import CLIENTS
 from mirror.upstream.session import Upstream, connect
-from mirror.upstream.settings import UpstreamSettings, redact
+from mirror.upstream.settings import UpstreamSettings, without_secrets
 
 
 def relocated(config: Config, lock: LockText, index: str) -> str:
@@ -27,7 +27,9 @@ def relocated(config: Config, lock: LockText, index: str) -> str:
     urls = asyncio.run(_urls(config, index, packages))
     if packages and not urls:
         raise NotFoundUpstreamError(
-            "the index has no file of this lock", where=redact(index), hint="stock it first: `mirror refresh`"
+            "the index has no file of this lock",
+            where=without_secrets(index),
+            hint="stock it first: `mirror refresh`",
         )
 
     def url_for(artifact: Artifact) -> str | None:
@@ -40,7 +42,11 @@ async def _urls(config: Config, index: str, packages: list[Package]) -> dict[Dig
     async with connect(config, UpstreamSettings(indexes=(index,))) as upstream:
         found = await asyncio.gather(*(_files(package, upstream) for package in packages))
     return {
-        digest: redact(file.url) for files in found for file in files for digest in file.digests if file.url
+        digest: without_secrets(file.url)
+        for files in found
+        for file in files
+        for digest in file.digests
+        if file.url
     }
 
 

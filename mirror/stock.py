@@ -27,7 +27,7 @@ from mirror.upstream.clients import CLIENTS
 from mirror.upstream.fetch import Advance, fetch
 from mirror.upstream.locate import locate
 from mirror.upstream.session import Upstream, bounds_of, connect
-from mirror.upstream.settings import redact
+from mirror.upstream.settings import without_secrets
 
 Begin = Callable[[Plan], Advance]
 Found = Callable[["Order", Package, Collection[Target]], None]
@@ -264,7 +264,7 @@ class Stockist:
             filename=wanted.artifact.filename,
             sha256=sha256,
             size=self._store.path(sha256).stat().st_size,
-            url=redact(wanted.artifact.url or ""),
+            url=without_secrets(wanted.artifact.url or ""),
             requires_python=wanted.artifact.requires_python or self._requires_python(wanted, sha256),
             yanked=wanted.artifact.yanked,
             upload_time=wanted.artifact.upload_time,

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from lockfiles.model import Artifact, Digest, Package
 from mirror.config import UpstreamSpec
 from mirror.store import disk_errors
-from mirror.upstream.settings import is_pinned, redact
+from mirror.upstream.settings import is_pinned, without_secrets
 
 _KEY = 32  # digits
 _FIELDS = tuple(field.name for field in fields(Artifact))
@@ -93,7 +93,7 @@ class LocatedFiles:
 
     def _key(self, package: Package) -> bytes:
         locked = sorted(map(str, locked_digests(package)))
-        pins = sorted(redact(s.index) for s in self._upstreams if is_pinned(package.name, (s,)))
+        pins = sorted(without_secrets(s.index) for s in self._upstreams if is_pinned(package.name, (s,)))
         parts = [package.ecosystem, package.name, str(package.version), *locked, *pins]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:_KEY].encode()
 
@@ -102,7 +102,7 @@ def _remembered(file: Artifact) -> dict[str, object]:
     """Give a file as it is written down; `asdict`, which copies deeply, takes ten times as long."""
     digests = [{"algorithm": digest.algorithm, "value": digest.value} for digest in file.digests]
     plain = {name: getattr(file, name) for name in _FIELDS}
-    return {**plain, "digests": digests, "url": redact(file.url or "")}
+    return {**plain, "digests": digests, "url": without_secrets(file.url or "")}
 
 
 def locked_digests(package: Package) -> frozenset[Digest]:

@@ -20,7 +20,7 @@ from isal.igzip_lib import IsalError
 from mirror.errors import NotFoundUpstreamError, TruncatedError, UpstreamError
 from mirror.store import Expected, Incoming, Store
 from mirror.upstream.http import Client, UnreachableError
-from mirror.upstream.settings import expanded, redact
+from mirror.upstream.settings import expanded, without_secrets
 
 _T = TypeVar("_T")
 _WORTH_RETRYING = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -63,7 +63,7 @@ async def get(
                 body += chunk
                 pace.count(len(chunk))
                 if len(body) > _PAGE_LIMIT:
-                    raise UpstreamError("the page has no end", where=redact(url))
+                    raise UpstreamError("the page has no end", where=without_secrets(url))
             page = _unpacked(body, response.headers.get("Content-Encoding", "").lower(), url)
             kind = response.headers.get("Content-Type", "")
             return Page(kind=kind, body=page, url=str(response.url))
@@ -80,19 +80,21 @@ def _unpacked(body: bytearray, encoding: str, url: str) -> bytes:
         return bytes(body)
     if encoding not in ("gzip", "x-gzip"):
         raise UpstreamError(
-            f"the page is encoded as {encoding!r}, which was not asked for", where=redact(url)
+            f"the page is encoded as {encoding!r}, which was not asked for", where=without_secrets(url)
         )
     if not body.startswith(_MAGIC):
-        raise UpstreamError("the page is not gzip", where=redact(url))
+        raise UpstreamError("the page is not gzip", where=without_secrets(url))
     try:
         with _GZIP(fileobj=io.BytesIO(body)) as members:
             page = bytes(members.read(_PAGE_LIMIT + 1))
     except EOFError as error:
-        raise TruncatedError("the upstream stopped in the middle of the page", where=redact(url)) from error
+        raise TruncatedError(
+            "the upstream stopped in the middle of the page", where=without_secrets(url)
+        ) from error
     except _NO_GZIP as error:
-        raise UpstreamError(f"the page is not gzip: {error}", where=redact(url)) from error
+        raise UpstreamError(f"the page is not gzip: {error}", where=without_secrets(url)) from error
     if len(page) > _PAGE_LIMIT:
-        raise UpstreamError("the page has no end", where=redact(url))
+        raise UpstreamError("the page has no end", where=without_secrets(url))
     return page
 
 
@@ -135,7 +137,9 @@ async def _transfer(client: Client, url: str, incoming: Incoming, advance: Advan
         headers["Range"] = f"bytes={incoming.received}-"
     async with client.ask(url, headers) as response:
         if response.status in _GONE:
-            raise NotFoundUpstreamError("the file is not there", where=redact(url), hint="lock again")
+            raise NotFoundUpstreamError(
+                "the file is not there", where=without_secrets(url), hint="lock again"
+            )
         if response.status == _NO_SUCH_RANGE and incoming.received:
             _begin_again(incoming, advance)  # at the next try: the file is another, or what came too much
             raise _StatusError(response)
@@ -150,7 +154,7 @@ async def _transfer(client: Client, url: str, incoming: Incoming, advance: Advan
     if incoming.expected.size is not None and incoming.received < incoming.expected.size:
         raise TruncatedError(
             f"the upstream stopped after {incoming.received} of {incoming.expected.size} bytes",
-            where=redact(url),
+            where=without_secrets(url),
             hint="run the refresh again; what was stocked is kept",
         )
 
@@ -176,7 +180,7 @@ class _Pace:
             return
         if self._bytes / seconds < STALL_RATE:
             raise UnreachableError(
-                f"only {self._bytes} bytes came in {seconds:.0f} s", where=redact(self._url)
+                f"only {self._bytes} bytes came in {seconds:.0f} s", where=without_secrets(self._url)
             )
         self._begun, self._bytes = time.monotonic(), 0
 
@@ -211,7 +215,7 @@ class _StatusError(UpstreamError):
     def __init__(self, response: ClientResponse) -> None:
         super().__init__(
             f"the upstream answers {response.status} {response.reason or ''}".rstrip(),
-            where=redact(str(response.url)),
+            where=without_secrets(str(response.url)),
             hint="try again later; what was stocked before is kept and served",
         )
         self.pause = _retry_after(response.headers.get("Retry-After", ""))
@@ -233,12 +237,14 @@ def _check_status(response: ClientResponse) -> None:
     if response.status in (401, 403, 407):
         raise UpstreamError(
             f"the upstream refuses access ({response.status})",
-            where=redact(str(response.url)),
+            where=without_secrets(str(response.url)),
             hint="give credentials as pip takes them (in the index URL of its configuration, or in netrc), "
             "or npm (`_authToken` in .npmrc)",
         )
     if response.status not in (200, 206):
-        raise UpstreamError(f"the upstream answers {response.status}", where=redact(str(response.url)))
+        raise UpstreamError(
+            f"the upstream answers {response.status}", where=without_secrets(str(response.url))
+        )
 
 
 async def _retry(attempt: Callable[[], Awaitable[_T]], retries: int) -> _T:

@@ -18,7 +18,7 @@ from yarl import URL
 from mirror.errors import TruncatedError, UpstreamError
 from mirror.upstream.auth import UpstreamAuth
 from mirror.upstream.resolver import Resolver
-from mirror.upstream.settings import UpstreamSettings, redact
+from mirror.upstream.settings import UpstreamSettings, without_secrets
 
 _USER_AGENT = "lockstock"
 _SCHEMES = ("http", "https")
@@ -220,7 +220,7 @@ def _proxy(given: str) -> URL:
         reason = str(error)
     raise UpstreamError(
         f"the proxy cannot be used: {reason}",
-        where=redact(given),
+        where=without_secrets(given),
         hint="an http or https proxy can; `pip config list`",
     )
 
@@ -239,7 +239,7 @@ def _address(url: str, base: URL | None = None) -> URL:
         reason = "it is not an http or https address"
     except ValueError:  # its words may hold the credentials
         reason = "it is not an address"
-    raise UpstreamError(f"cannot be fetched: {reason}", where=redact(url))
+    raise UpstreamError(f"cannot be fetched: {reason}", where=without_secrets(url))
 
 
 def _is_of(following: URL, place: URL) -> bool:
@@ -251,7 +251,7 @@ def _is_of(following: URL, place: URL) -> bool:
 @contextmanager
 def _in_our_words(url: str) -> Iterator[None]:
     """Turn the errors of the client into ours. Theirs may hold credentials and signatures."""
-    where = redact(url)
+    where = without_secrets(url)
     try:
         yield
     except (aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError) as error:

@@ -24,7 +24,7 @@ from mirror.errors import DigestMismatchError, NotFoundUpstreamError, UpstreamEr
 from mirror.upstream.answers import LocatedFiles, locked_digests
 from mirror.upstream.fetch import Page, get, local_path
 from mirror.upstream.session import Upstream
-from mirror.upstream.settings import is_pinned, is_remote, redact
+from mirror.upstream.settings import is_pinned, is_remote, without_secrets
 from mirror.upstream.simple import ACCEPT, Wanted, file_version, parse_page
 
 FilesOf = Callable[[Package, Upstream], Awaitable[tuple[Artifact, ...]]]
@@ -172,7 +172,7 @@ async def _page(
         narrow = parse_page(page.kind, page.body, page.url, wanted, allowed) if allowed else ()
         return narrow or parse_page(page.kind, page.body, page.url, wanted)
     except ValueError as error:
-        raise UpstreamError(f"the answer cannot be used: {error}", where=redact(url)) from error
+        raise UpstreamError(f"the answer cannot be used: {error}", where=without_secrets(url)) from error
 
 
 async def _ask(upstream: Upstream, url: str) -> Page | None:

@@ -14,7 +14,7 @@ from mirror.config import UpstreamSpec
 from mirror.errors import DigestMismatchError, NotFoundUpstreamError, UpstreamError
 from mirror.upstream.fetch import get
 from mirror.upstream.session import Upstream
-from mirror.upstream.settings import redact
+from mirror.upstream.settings import without_secrets
 
 ABBREVIATED = "application/vnd.npm.install-v1+json"
 _ACCEPT = f"{ABBREVIATED}; q=1.0, application/json; q=0.8"
@@ -61,13 +61,13 @@ def _dist(body: bytes, package: Package, url: str) -> dict[str, Any] | None:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UpstreamError(
             "the answer is not what a registry says of a package",
-            where=redact(url),
+            where=without_secrets(url),
             hint="a proxy or a page to log in may have answered: look at `npm config get registry`",
         ) from error
     if name != package.name:
         raise UpstreamError(
             f"the registry answers with another package: {str(name)[:80]!r}",
-            where=redact(url),
+            where=without_secrets(url),
             hint="do not install from it; ask who runs the registry",
         )
     return dist if isinstance(dist, dict) else None
@@ -80,7 +80,7 @@ def _artifact(dist: dict[str, Any], package: Package, url: str) -> Artifact:
         if urlsplit(address).scheme not in ("http", "https"):
             raise ValueError("a tarball has no http address")
     except (KeyError, ValueError) as error:
-        raise UpstreamError(f"the answer cannot be used: {error}", where=redact(url)) from error
+        raise UpstreamError(f"the answer cannot be used: {error}", where=without_secrets(url)) from error
     locked = package.artifacts[0].digests
     told = {digest.algorithm: digest for digest in digests}
     for digest in locked:

@@ -86,7 +86,7 @@ def pip_settings(specs: Collection[UpstreamSpec]) -> UpstreamSettings:
     )
 
 
-def redact(url: str) -> str:
+def without_secrets(url: str) -> str:
     """Give the URL without the credentials and the query it may carry."""
     try:
         parts = urlsplit(url)

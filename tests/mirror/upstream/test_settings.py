@@ -10,7 +10,7 @@ from lockfiles.model import Ecosystem
 from mirror.config import UpstreamSpec
 from mirror.errors import UpstreamError
 from mirror.upstream import questions
-from mirror.upstream.settings import UpstreamSettings, pip_settings, redact
+from mirror.upstream.settings import UpstreamSettings, pip_settings, without_secrets
 
 
 @pytest.fixture(autouse=True)
@@ -91,7 +91,7 @@ def test_a_client_that_never_tells(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_credentials_are_never_shown(url: str, shown: str) -> None:
-    assert redact(url) == shown
+    assert without_secrets(url) == shown
 
 
 def test_a_pinned_name_is_asked_for_at_its_own_index_only() -> None:
