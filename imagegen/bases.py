@@ -180,7 +180,8 @@ def _run(order: _Order, sources: str, out: IO[bytes], log: IO[bytes], lock: int,
     """Run mmdebstrap in such a way that it unmounts and tidies up, also when we are killed.
 
     It is sent a signal then, its log is a file, because a broken pipe would end it at once, and it
-    holds our lock until it is done.
+    holds our lock until it is done. Where it cannot write, as on a full disk, it ends its whole process
+    group: so it has one of its own, without us and who called us.
     """
     _check_tools()
     words = ["setpriv", "--pdeathsig", "TERM", "--", *order.words]
@@ -193,6 +194,7 @@ def _run(order: _Order, sources: str, out: IO[bytes], log: IO[bytes], lock: int,
         stderr=log,
         env={**os.environ, "SOURCE_DATE_EPOCH": str(EPOCH), "LC_ALL": "C.UTF-8"},
         pass_fds=[lock],
+        process_group=0,
     ) as process:
         assert process.stdin is not None  # noqa: S101 - for the type checker: it is a pipe
         with suppress(BrokenPipeError):  # where it has ended already, its log says why

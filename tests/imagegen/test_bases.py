@@ -94,6 +94,25 @@ def test_a_failure_says_what_apt_said_without_credentials(tmp_path: Path, preten
     assert [file.name for file in (tmp_path / "bases").iterdir()] == [".lock"]
 
 
+def test_what_ends_its_own_process_group_ends_nobody_else(tmp_path: Path, pretend: Path) -> None:
+    """So mmdebstrap does where it cannot write: the disk is full."""
+    program(pretend, "trap '' HUP; kill -HUP 0; echo 'E: cannot copy: No space left on device' >&2; exit 1")
+    code = (
+        "from pathlib import Path; from imagegen import bases; from imagegen.live import Silent\n"
+        "from imagegen.spec import DebianBase\n"
+        "bases.make(DebianBase(suite='bookworm', packages=('less',)), Path('bases'), Silent())"
+    )
+    root = Path(__file__).parent.parent.parent
+
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True, text=True, check=False, start_new_session=True,
+    )  # fmt: skip
+
+    assert (ended.returncode, "No space left" in ended.stderr) == (1, True), ended
+    assert [file.name for file in (tmp_path / "bases").iterdir()] == [".lock"]
+
+
 def test_half_a_line_shows_no_half_of_a_password(tmp_path: Path, pretend: Path) -> None:
     program(
         pretend,
