@@ -6,6 +6,7 @@ for, the sha256 is that of the file; so the one rename that publishes a base als
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -41,6 +42,7 @@ _INCLUDED = ("/usr/share/doc/*/copyright",)
 _OF_THE_HOST = ("etc/hostname", "etc/resolv.conf", "etc/apt/sources.list", "etc/apt/sources.list.d/*")
 _CHANGING = ("etc/machine-id", "var/cache/debconf/*-old", "var/log/*log", "var/log/[bw]tmp")
 _TAIL = 12
+_ROOM = 1 << 20  # bytes; with less, it is the disk that has ended a run
 _PAUSE = 0.1
 
 
@@ -71,7 +73,10 @@ def wanted(base: DebianBase) -> tuple[str, ...]:
 
 
 def make(base: DebianBase, folder: Path, progress: Progress) -> Tarball:
-    """Give the base from `folder`, bootstrapping it where it is not there yet. Raises BaseError."""
+    """Give the base from `folder`, bootstrapping it where it is not there yet.
+
+    Raises BaseError and DiskFullError.
+    """
     sources = for_suite(read_host(), base.suite)
     words = command(base.suite, wanted(base))
     stanzas = [source.stanza() for source in sources]
@@ -85,7 +90,7 @@ def make_locked(
 ) -> Tarball:
     """Give the base that has exactly the locked packages, made without a network once they are stocked.
 
-    Raises BaseError.
+    Raises BaseError and DiskFullError.
     """
     words = command(base.suite, (deb.name for deb in locked.debs))
     order = _Order(
@@ -202,7 +207,14 @@ def _run(order: _Order, sources: str, out: IO[bytes], log: IO[bytes], lock: int,
             process.stdin.close()
         last = _follow(process, Path(log.name), progress)
     if process.returncode:
+        _raise_if_full(Path(log.name).parent)
         raise BaseError(f"mmdebstrap failed: {_reason(last)}", where=str(order.base), hint=order.hint)
+
+
+def _raise_if_full(folder: Path) -> None:
+    """Look at the disk itself, for its log may have found no room on it to say so."""
+    if shutil.disk_usage(folder).free < _ROOM:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
 
 def _follow(process: subprocess.Popen[bytes], log: Path, progress: Progress) -> list[str]:

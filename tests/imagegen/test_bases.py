@@ -18,6 +18,7 @@ from imagegen.engines.docker import Facts, facts_of
 from imagegen.errors import BaseError, UnfitBaseError
 from imagegen.live import Silent
 from imagegen.spec import DebianBase
+from mirror.errors import DiskFullError
 
 BASE = DebianBase(suite="bookworm", packages=("less",))
 MMDEBSTRAP = """\
@@ -111,6 +112,20 @@ def test_what_ends_its_own_process_group_ends_nobody_else(tmp_path: Path, preten
 
     assert (ended.returncode, "No space left" in ended.stderr) == (1, True), ended
     assert [file.name for file in (tmp_path / "bases").iterdir()] == [".lock"]
+
+
+@pytest.mark.root
+def test_a_full_disk_is_told_as_one_and_leaves_nothing(tmp_path: Path, pretend: Path) -> None:
+    program(pretend, "cat > /dev/null; echo 'W: creating tarball failed' >&2; exec head -c 2000000 /dev/zero")
+    folder = tmp_path / "bases"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], check=True)
+    try:
+        with pytest.raises(DiskFullError):
+            bases.make(BASE, folder, Silent())
+        assert [file.name for file in folder.iterdir()] == [".lock"]
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_half_a_line_shows_no_half_of_a_password(tmp_path: Path, pretend: Path) -> None:
