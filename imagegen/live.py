@@ -47,11 +47,11 @@ class Live:
 
     def detail(self, text: str) -> None:
         """Show a line until the next one comes, cut to the terminal's width."""
-        self._status.update(escape(printable(text.strip()))[: max(err.width - 4, 10)])
+        self._status.update(escape(printable(text.strip()))[: max(err().width - 4, 10)])
 
 
 @contextmanager
 def live() -> Iterator[Progress]:
     """Show progress on stderr while the block runs."""
-    with err.status("") as status:
+    with err().status("") as status:
         yield Live(status)

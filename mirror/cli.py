@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -66,12 +66,13 @@ def refresh(
 
 
 def _refresh(config: configuration.Config) -> refreshing.Report:
-    progress = download_progress()
+    bar = cache(download_progress)
     with Delivery(config) as delivery, ExitStack() as shown:
-        shown.callback(progress.stop)
 
         def begin(plan: Plan) -> Callable[[int], None]:
             delivery.expect(plan)
+            progress = bar()
+            shown.callback(progress.stop)
             progress.start()  # its thread has to begin after the delivery's process
             size = f", {human_size(plan.fetch_size)}" if plan.fetch_size else ""
             say(f"fetching {plural(len(plan.fetch), 'file')}{size}")

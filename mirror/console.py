@@ -1,6 +1,7 @@
 """What people see: messages to stderr, data to stdout, errors as one sentence and a hint.
 
-`run` is the only place where an error becomes text and an exit code.
+`run` is the only place where an error becomes text and an exit code. rich is imported by whoever says
+something: it would be an eighth of a run that only prints data for programs.
 """
 
 from __future__ import annotations
@@ -10,29 +11,27 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
-
-from rich.cells import cell_len
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TransferSpeedColumn,
-)
-from rich.table import Table
+from typing import TYPE_CHECKING, Any
 
 from lockfiles.errors import LockstockError
 from mirror.store import disk_errors
 
-out = Console(soft_wrap=True, highlight=False)
-err = Console(stderr=True, soft_wrap=True, highlight=False)
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
 _INTERNAL_ERROR = 70
 _INTERRUPTED = 130
+
+
+@cache
+def err() -> Console:
+    """Give the console of messages, which is stderr."""
+    from rich.console import Console
+
+    return Console(stderr=True, soft_wrap=True, highlight=False)
 
 
 def run(app: Callable[[], object]) -> None:
@@ -56,25 +55,33 @@ def run(app: Callable[[], object]) -> None:
     except Exception as error:  # the last resort: a fault of ours, not of the user
         if os.environ.get("LOCKSTOCK_TRACEBACK"):
             traceback.print_exc()
-        err.print(f"[red]internal error:[/red] {escape(f'{type(error).__name__}: {error}')}")
-        err.print("hint: this is a bug; LOCKSTOCK_TRACEBACK=1 shows where, please report it")
+        _tell("internal error", f"{type(error).__name__}: {error}")
+        say("hint: this is a bug; LOCKSTOCK_TRACEBACK=1 shows where, please report it")
         sys.exit(_INTERNAL_ERROR)
 
 
 def _say_interrupted() -> None:
-    err.print("interrupted; nothing half-done is left behind")
+    say("interrupted; nothing half-done is left behind")
 
 
 def report_error(error: LockstockError) -> None:
     """Print an error and its hint."""
-    err.print(f"[red]error:[/red] {escape(printable(str(error)))}")
+    _tell("error", str(error))
     if error.hint:
-        err.print(f"hint: {escape(printable(error.hint))}")
+        say(f"hint: {error.hint}")
+
+
+def _tell(kind: str, reason: str) -> None:
+    from rich.markup import escape
+
+    err().print(f"[red]{kind}:[/red] {escape(printable(reason))}")
 
 
 def say(message: str) -> None:
     """Tell on stderr how things go."""
-    err.print(escape(printable(message)))
+    from rich.markup import escape
+
+    err().print(escape(printable(message)))
 
 
 def print_json(value: Any) -> None:
@@ -87,6 +94,11 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
 
     Nothing is shortened or broken where it does not fit: a digest has to be copied whole.
     """
+    from rich.cells import cell_len
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
     table = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
     content = [[printable(cell) for cell in row] for row in rows]
     for index, column in enumerate(columns):
@@ -101,20 +113,30 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
         table.add_row(*(escape(cell) for cell in row))
     # Measured by rich to its own content: where the console is narrower, columns would vanish.
     needed = Console(width=10_000).measure(table).maximum
-    Console(width=max(needed, out.width), soft_wrap=True, highlight=False).print(table, crop=False)
+    width = max(needed, Console().width)
+    Console(width=width, soft_wrap=True, highlight=False).print(table, crop=False)
 
 
 def download_progress() -> Progress:
     """Make a progress bar for bytes; silent where stderr is no terminal."""
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TransferSpeedColumn,
+    )
+
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         DownloadColumn(),
         TransferSpeedColumn(),
         TimeElapsedColumn(),
-        console=err,
+        console=err(),
         transient=True,
-        disable=not err.is_terminal,
+        disable=not err().is_terminal,
     )
 
 
