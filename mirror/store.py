@@ -21,6 +21,7 @@ from lockfiles.model import Digest, strongest
 from mirror.errors import DigestMismatchError, DiskFullError, OversizedError, StoreError, TruncatedError
 
 _NOTED = ("sha384", "sha512")  # strong, and not what files are held by
+_TEMPORARY = ".tmp"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -236,9 +237,11 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError) as error:
+        named = Path(error.filename or path)
         raise StoreError(
             f"cannot be used: {error.strerror}",
-            where=str(error.filename or path),
+            # Of a file that is called by chance, the folder tells more.
+            where=str(named.parent if named.suffix == _TEMPORARY else named),
             hint="look at its owner and permissions; another user may have made it",
         ) from error
     except OSError as error:
@@ -258,7 +261,9 @@ def write_atomically(path: Path, data: bytes, *, lasting: bool = True) -> None:
     """
     with disk_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".tmp", delete=False) as file:
+        with tempfile.NamedTemporaryFile(
+            dir=path.parent, prefix=".", suffix=_TEMPORARY, delete=False
+        ) as file:
             try:
                 file.write(data)
                 file.flush()

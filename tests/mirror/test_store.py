@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from errno import EACCES
 from hashlib import md5, sha256, sha512
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from lockfiles.model import Digest
 from mirror.errors import DigestMismatchError, OversizedError, StoreError, TruncatedError
-from mirror.store import Expected, Store, write_atomically
+from mirror.store import Expected, Store, disk_errors, write_atomically
 
 DATA = b"the bytes of a wheel"
 SHA256 = Digest("sha256", sha256(DATA).hexdigest())
@@ -112,3 +113,14 @@ def test_a_file_in_the_place_of_a_folder_and_a_folder_in_that_of_a_file(tmp_path
 
     with pytest.raises(StoreError, match="cannot be used"):
         write_atomically(tmp_path / place / "file" if place != "." else tmp_path, b"data")
+
+
+def test_a_folder_that_takes_no_file_is_named_itself(tmp_path: Path) -> None:
+    """And not the file in it that only we know of."""
+    with pytest.raises(StoreError) as caught, disk_errors(tmp_path):
+        raise PermissionError(EACCES, "Permission denied", str(tmp_path / "held" / ".w2k.tmp"))
+
+    assert (caught.value.where, caught.value.reason) == (
+        str(tmp_path / "held"),
+        "cannot be used: Permission denied",
+    )
