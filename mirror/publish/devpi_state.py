@@ -85,15 +85,12 @@ def is_being_written(folder: Path) -> bool:
 def recover(folder: Path, patience: float = 5.0) -> None:
     """Let SQLite roll back what was cut off: devpi reads first, and by a connection that may not write.
 
-    SQLite leaves alone what a living writer does, and waits `patience` seconds for it and for readers.
+    SQLite leaves a living writer alone, and waits `patience` seconds for others; devpi tells its errors, too.
     """
     database = server_folder(folder) / ".sqlite"
     if database.is_file():
-        with (
-            suppress(sqlite3.Error),  # devpi tells it, too
-            closing(sqlite3.connect(database, timeout=patience)) as connection,
-        ):
-            connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
+        with suppress(sqlite3.Error), closing(sqlite3.connect(database, timeout=patience)) as opened:
+            opened.execute("SELECT count(*) FROM sqlite_master").fetchall()
 
 
 def server_folder(folder: Path) -> Path:
