@@ -16,8 +16,8 @@ import deflate
 _BLOCK = 512
 _CHUNK = 1 << 20
 # What fits into a header of POSIX.1-1988, so that none of POSIX.1-2001 goes before it: a path in
-# two fields, which are divided at a slash, and a size.
-_NAME, _PREFIX, _MOST = 100, 155, 8**11
+# two fields, which are divided at a slash, a size, and an owner.
+_NAME, _PREFIX, _MOST, _MOST_OWNER = 100, 155, 8**11, 8**7
 # No name, no time, no system.
 _GZIP_HEAD = bytes.fromhex("1f8b08000000000000ff")
 
@@ -193,7 +193,8 @@ def _info(path: str, uid: int, time: int) -> tarfile.TarInfo:
 def _header(info: tarfile.TarInfo, kind: bytes, *, mode: int, size: int = 0, link: str = "") -> bytes:
     info.type, info.mode, info.size, info.linkname = kind, mode, size, link
     name = info.name.encode("utf-8", "surrogateescape")
-    if kind == tarfile.REGTYPE and name.isascii() and size < _MOST:
+    owner = max(info.uid, info.gid)
+    if kind == tarfile.REGTYPE and name.isascii() and size < _MOST and owner < _MOST_OWNER:
         blank = _blank_header(mode, info.uid, info.gid, info.mtime)
         if len(name) <= _NAME:
             return _filled(blank, size, name)

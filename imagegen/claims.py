@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from imagegen.archive import Entry
 from imagegen.errors import CollisionError, WheelError
 from imagegen.wheels import Unpacked
 
@@ -31,6 +33,18 @@ class Claims:
         pairs = zip(unpacked.entries, unpacked.digests, strict=True)
         files = {entry.path: digest[:_DIGITS] for entry, digest in pairs}
         return cls(package=filename, files=files, scripts=unpacked.targets)
+
+    @classmethod
+    def of_environment(cls, entries: Iterable[Entry]) -> Claims:
+        """Take the claims of the environment itself, whose programs no wheel may replace."""
+        files = {
+            entry.path: hashlib.sha256(b"".join(entry.pieces())).hexdigest()[:_DIGITS]
+            if entry.link is None
+            else f"to {entry.link}"
+            for entry in entries
+            if not entry.folder
+        }
+        return cls(package="the virtual environment", files=files)
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Claims:

@@ -6,6 +6,7 @@ module checks what it is given and says where things go. Nothing of a wheel is e
 
 from __future__ import annotations
 
+import lzma
 import stat
 import zipfile
 import zlib
@@ -32,6 +33,7 @@ from lockfiles.target import Target
 
 INSTALLER = "lockstock"
 _STRONG = ("sha256", "sha384", "sha512")
+_NO_ZIP = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError)
 _MOST_FILES = 200_000
 # A wheel may hold much air, but never more than this many bytes for each of its own, beyond a floor.
 _MOST_AIR, _FLOOR = 200, 256 << 20
@@ -95,9 +97,9 @@ def unpack(path: Path, filename: str, venv: Venv, target: Target) -> Unpacked:
             install(source, destination, {"INSTALLER": f"{INSTALLER}\n".encode()})
     except WheelFile.validation_error as error:
         raise WheelError(_first_issue(error), where=filename) from error
-    except (InstallerError, InvalidRecordEntry, ValueError, KeyError, EOFError) as error:
+    except (InstallerError, InvalidRecordEntry, ValueError, KeyError) as error:
         raise WheelError(f"it is not a valid wheel: {error}", where=filename) from error
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
+    except _NO_ZIP as error:
         raise WheelError(f"it is not a readable zip file: {error}", where=filename) from error
     return destination.unpacked()
 
@@ -115,7 +117,7 @@ def program_entries(path: Path, filename: str, folder: str, names: str) -> tuple
             return tuple(
                 Entry(path=f"{folder}/{name}", content=member.content, mode=0o755) for name, member in members
             )
-    except (zipfile.BadZipFile, zlib.error, ValueError) as error:
+    except (*_NO_ZIP, ValueError) as error:
         raise WheelError(f"it is not a readable wheel: {error}", where=filename) from error
 
 

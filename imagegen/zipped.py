@@ -69,14 +69,20 @@ class Zip(zipfile.ZipFile):
         """Read a member. Raises BadZipFile where it is damaged."""
         member = name if isinstance(name, zipfile.ZipInfo) else self.getinfo(name)
         if member.compress_type != zipfile.ZIP_DEFLATED:
-            with super().open(member) as stream:
-                return Member(stream.read())
+            return self._other(member)
         # As if it were stored as it is, and without the digest of what it unfolds to.
         raw = copy(member)
         raw.compress_type, raw.file_size = zipfile.ZIP_STORED, member.compress_size
         del raw.CRC
         with super().open(raw) as stream:
             return _inflated(stream.read(raw.file_size), member)
+
+    def _other(self, member: zipfile.ZipInfo) -> Member:
+        with super().open(member) as stream:
+            try:
+                return Member(stream.read())
+            except OSError as error:  # as bz2 calls what is damaged
+                raise zipfile.BadZipFile(f"{member.filename!r} cannot be unpacked: {error}") from error
 
 
 def _inflated(data: bytes, member: zipfile.ZipInfo) -> Member:

@@ -52,7 +52,7 @@ def commands() -> list[str]:
     """Every command, with its group: `mirror refresh`."""
     found = []
     for name in ("mirror", "imagegen"):
-        app = importlib.import_module(f"{name}.__main__").app
+        app = importlib.import_module(f"{name}.commands").app
         group = typer.main.get_command(app)
         found += _commands(name, group)
     return found

@@ -89,7 +89,7 @@ def held(store: Store, file: Stocked) -> Path:
 def venv_content(work: Work, seeds: Sequence[str]) -> Content:
     """Give the environment with what `venv` installs, and nothing else. Raises WheelError."""
     entries = list(venv_entries(work.root, work.venv))
-    claims = []
+    claims = [Claims.of_environment(entries)]
     with tempfile.TemporaryDirectory() as folder:
         for name in seeds:
             path = Path(folder, name)

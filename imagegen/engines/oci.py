@@ -156,7 +156,7 @@ class DirectEngine:
 
     def _venv(self, work: Work) -> Made:
         seeds = work.seeds
-        recipe = ["venv", work.plan.base.digest, work.python, seeds]
+        recipe = ["venv, with its claims", work.plan.base.digest, work.python, seeds]
         return _made(self._layers.get(recipe, "the empty environment", lambda: venv_content(work, seeds)))
 
     def _group(self, work: Work, files: Group) -> Made:

@@ -169,6 +169,14 @@ def test_a_path_that_leads_out_is_refused(path: str) -> None:
         Entry(path=path)
 
 
+def test_any_owner_can_be_read() -> None:
+    owners = [(0, 0), (8**7 - 1, 8**7 - 1), (8**7, 0), (0, 2**31)]
+    entries = [Entry(path=f"f{n}", content=b"x", owner=owner) for n, owner in enumerate(owners)]
+
+    with tarfile.open(fileobj=io.BytesIO(b"".join(plainly(tar(entries, lambda _: 0))))) as read:
+        assert [(member.uid, member.gid) for member in read] == owners
+
+
 def test_what_is_packed_is_not_compressed_again(tmp_path: Path) -> None:
     (tmp_path / "wheel").write_bytes(bytes(3_000_000))
     entry = Entry(path="wheel", content=tmp_path / "wheel", packed=True)

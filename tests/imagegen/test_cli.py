@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from imagegen.__main__ import app
+from imagegen.commands import app
 from tests.imagegen.stocked import StockedProject
 from tests.wheels import make_wheel
 

@@ -277,6 +277,17 @@ class TestRefusals:
         assert code == 49
         assert "a folder of it" in said
 
+    @pytest.mark.parametrize("name", ["bin/python3", "bin/activate", "pyvenv.cfg", "lib64", "lib64/x.py"])
+    def test_a_wheel_that_wants_to_be_a_part_of_the_environment(
+        self, tmp_path: Path, cache: Path, name: str
+    ) -> None:
+        alpha = make_wheel(tmp_path / "up", "alpha", "1.0", files={f"alpha-1.0.data/data/{name}": "1"})
+
+        code, said = refused(stocked(tmp_path / "project", cache, alpha))
+
+        assert code == 49
+        assert "the virtual environment" in said
+
     def test_a_shared_file_of_a_name_space_is_fine(self, tmp_path: Path, cache: Path) -> None:
         wheels = [
             make_wheel(tmp_path / "up", name, "1.0", files={"ns/__init__.py": "", f"ns/{name}.py": ""})

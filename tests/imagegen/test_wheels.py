@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import hashlib
 import io
 import random
@@ -10,7 +11,6 @@ import stat
 import subprocess
 import sys
 import zipfile
-import zlib
 from base64 import urlsafe_b64encode
 from collections.abc import Mapping
 from hashlib import sha256
@@ -133,8 +133,8 @@ class TestPlaces:
         for place in (f"{SITE}/evil.so", "opt/lockstock/venv/bin/native"):
             content = found[place].content
             assert isinstance(content, Deflated)
-            assert content.plain == zlib.decompress(content.stream, -15) == native
-            assert content.stream in path.read_bytes()
+            assert content.plain == gzip.decompress(content.member) == native
+            assert content.member[10:-8] in path.read_bytes()
         # A script gets another first line, which its stream does not have.
         fixed = b"#!/opt/lockstock/venv/bin/python3\n" + native
         assert found["opt/lockstock/venv/bin/tool"].content == fixed
@@ -267,6 +267,35 @@ class TestHostile:
 
         with pytest.raises(WheelError, match="not a valid wheel"):
             unpacked(wheel)
+
+
+ODD = {
+    "no method that is known": {10: 99},
+    "LZMA that is none": {10: 14},
+    "bzip2 that is none": {10: 12},
+    "a password": {8: 1},
+    "longer than the file": {20: 1_000_000},
+    "beyond the file": {42: 1_000_000},
+}
+
+
+@pytest.mark.parametrize("fields", ODD.values(), ids=ODD.keys())
+def test_members_that_cannot_be_read(tmp_path: Path, fields: dict[int, int]) -> None:
+    wheel = make_wheel(tmp_path, "uv", "1.0", files={"uv-1.0.data/scripts/uv": "x" * 50_000})
+    content = bytearray(wheel.read_bytes())
+    entry = content.rindex(b"PK\1\2", 0, content.rindex(b"uv-1.0.data/scripts/uv"))
+    start = int.from_bytes(content[entry + 42 : entry + 46], "little")
+    for place, value in fields.items():
+        size = 2 if place < 20 else 4
+        content[entry + place : entry + place + size] = value.to_bytes(size, "little")
+        if place < 20:
+            content[start + place - 2 : start + place - 2 + size] = value.to_bytes(size, "little")
+    wheel.write_bytes(content)
+
+    with pytest.raises(WheelError, match="not a readable wheel"):
+        program_entries(wheel, wheel.name, "opt/tools", "uv")
+    with pytest.raises(WheelError, match=r"not a (readable zip file|valid wheel)"):
+        unpacked(wheel)
 
 
 def test_programs_of_a_wheel(tmp_path: Path) -> None:

@@ -30,12 +30,12 @@ MOMENTS = 50
 # Imports are half of a run, and nothing happens in them: they are done before, once.
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(
-    ["mirror.__main__", "mirror.fill", "mirror.publish.check", "devpi_server.main"]
+    ["mirror.commands", "mirror.fill", "mirror.publish.check", "devpi_server.main"]
 )
 
 
 def refresh(folder: Path, environment: dict[str, str]) -> None:
-    from mirror.__main__ import app
+    from mirror.commands import app
 
     os.chdir(folder)
     os.environ.update(environment)

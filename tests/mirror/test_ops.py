@@ -21,7 +21,7 @@ from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from lockfiles.errors import ConfigError
-from mirror.__main__ import app
+from mirror.commands import app
 from mirror.errors import DiskFullError
 from mirror.hooks import run_hooks
 from mirror.layout import Layout
@@ -153,6 +153,20 @@ def test_a_run_that_a_person_stops_is_noted_as_such(
     noted = last_run(project.layout)
     assert noted is not None
     assert (noted.exit_code, noted.reason, noted.succeeded) == (130, "interrupted", None)
+
+
+@pytest.mark.parametrize("program", ["mirror", "imagegen"])
+def test_one_that_is_stopped_while_it_starts_says_so(program: str) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", program, "--help"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as running:
+        assert running.stderr is not None
+        while not running.stderr.readline().endswith(" typer\n"):
+            assert running.poll() is None
+        running.send_signal(signal.SIGINT)
+        said = running.stderr.read()
+    assert running.returncode == 130
+    assert "interrupted; nothing half-done" in said
+    assert "Traceback" not in said
 
 
 def test_a_run_is_noted_with_its_end(project: Project, flask: Path) -> None:

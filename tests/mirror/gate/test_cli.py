@@ -17,7 +17,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lockfiles.errors import LockstockError
-from mirror.__main__ import app
+from mirror.commands import app
 from mirror.config import load
 from mirror.gate.keys import GateHome
 from mirror.gate.places import Upstreams
