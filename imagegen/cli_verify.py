@@ -74,7 +74,7 @@ def _print_report(report: verifying.Report) -> None:
         for check in report.checks
     ]
     print_table(
-        f"{report.reference}  {report.image}  in {report.engine}", ("", "check", "time", "result"), rows
+        f"{report.reference}  id {report.image}  in {report.engine}", ("", "check", "time", "result"), rows
     )
     for check in report.checks:
         if not check.ok:

@@ -7,9 +7,10 @@ import asyncio
 from lockfiles.model import Artifact, Digest, IndexSource, Package
 from lockfiles.rewrite import rewrite
 from mirror.config import Config
-from mirror.errors import DigestMismatchError, NotFoundUpstreamError
+from mirror.errors import DigestMismatchError, NotFoundUpstreamError, UpstreamError
 from mirror.inputs import LockText
 from mirror.upstream.clients import CLIENTS
+from mirror.upstream.http import UnreachableError
 from mirror.upstream.session import Upstream, connect
 from mirror.upstream.settings import UpstreamSettings, without_secrets
 
@@ -53,5 +54,8 @@ async def _urls(config: Config, index: str, packages: list[Package]) -> dict[Dig
 async def _files(package: Package, upstream: Upstream) -> tuple[Artifact, ...]:
     try:
         return await CLIENTS[package.ecosystem].files_of(package, upstream)
+    except UnreachableError as error:
+        hint = "start `mirror serve`, or give the --index where the mirror is served"
+        raise UpstreamError(error.reason, where=error.where, hint=hint) from error
     except (NotFoundUpstreamError, DigestMismatchError):
         return ()

@@ -82,6 +82,13 @@ def test_rewrite_of_a_format_without_urls(project: Project, index: IndexServer, 
     assert "carries no file URLs" in ended.stderr
 
 
+def test_rewrite_while_the_mirror_is_not_served(locked: Project) -> None:
+    ended = locked.mirror("rewrite", "uv.lock", "--index", "http://127.0.0.1:1/simple/")
+
+    assert ended.returncode == 22
+    assert "start `mirror serve`" in ended.stderr
+
+
 def test_rewrite_against_an_index_that_has_nothing(locked: Project, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
