@@ -21,6 +21,7 @@ from lockfiles.select import Selection
 from lockfiles.target import Target
 from mirror.buildlock import BuildLocks, build_requirements, sdist_pyproject
 from mirror.config import BUILD_SUFFIX, TOOLS, Config, LockSpec
+from mirror.filled import Filled
 from mirror.inputs import Failures, LockText
 from mirror.layout import Layout
 from mirror.snapshot import LockRecord, Selected, Snapshot, Stocked
@@ -32,12 +33,11 @@ _WHEEL = ".whl"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Filled:
-    """A snapshot of what was stocked, what was fetched for it (bytes), and which locks failed."""
+class _Work:
+    """What was stocked for which orders, and the locks that failed in it."""
 
-    snapshot: Snapshot
-    fetched: int
-    fetched_size: int
+    orders: tuple[Order, ...]
+    shelves: tuple[Shelf, ...]
     failed: Failures
 
 
@@ -76,45 +76,60 @@ async def _fill(
     config: Config, layout: Layout, locks: Sequence[LockText], inputs: str, unread: Failures, begin: Begin
 ) -> Filled:
     previous = layout.snapshots.readable()
-    orders, unparsed = orders_of(config, locks)
-    failed = {**unread, **unparsed}
     async with AsyncExitStack() as stack:
         stockist = Stockist(config, layout, previous, stack)
-        resolver = resolver_in(config, layout.build_locks)
-        first, _ = await asyncio.gather(stockist.stock(orders, begin), resolve_early(config, resolver, locks))
-        failed |= first.failed
-        met = [lock for lock in locks if lock.spec.name not in failed]
-        _raise_if_none(locks, met, failed)
-        requires = partial(_sdist_requires, layout, first)
-        more, unresolved = await asyncio.to_thread(build_orders, config, layout, resolver, met, requires)
-        second = await stockist.stock(more, begin)
-        if not (failed or unresolved or second.failed):
-            stockist.forget_unused()
-    failed |= {owner(name): error for name, error in {**unresolved, **second.failed}.items()}
-    shelves = (first, second)
-    failed |= _conflicts(
-        [s for shelf in shelves for s in shelf.selections if owner(s.lock) not in failed],
-        [a for shelf in shelves for a in shelf.artifacts],
+        work = await _work(config, layout, locks, unread, stockist, begin)
+    failed = work.failed | _conflicts(
+        [s for shelf in work.shelves for s in shelf.selections if owner(s.lock) not in work.failed],
+        [a for shelf in work.shelves for a in shelf.artifacts],
     )
-    _raise_if_none(locks, [lock for lock in met if lock.spec.name not in failed], failed)
+    _raise_if_none(locks, failed)
+    return Filled(
+        snapshot=_snapshot(work, inputs, previous, failed),
+        fetched=sum(shelf.fetched for shelf in work.shelves),
+        fetched_size=sum(shelf.fetched_size for shelf in work.shelves),
+        failed=failed,
+    )
+
+
+async def _work(
+    config: Config,
+    layout: Layout,
+    locks: Sequence[LockText],
+    unread: Failures,
+    stockist: Stockist,
+    begin: Begin,
+) -> _Work:
+    """Stock what the locks name, and then, of those that can be met, what builds and tools ask for."""
+    orders, unparsed = orders_of(config, locks)
+    resolver = resolver_in(config, layout.build_locks)
+    first, _ = await asyncio.gather(stockist.stock(orders, begin), resolve_early(config, resolver, locks))
+    failed = {**unread, **unparsed, **first.failed}
+    met = [lock for lock in locks if lock.spec.name not in failed]
+    if not met:
+        return _Work(orders=tuple(orders), shelves=(first,), failed=failed)
+    requires = partial(_sdist_requires, layout, first)
+    more, unresolved = await asyncio.to_thread(build_orders, config, layout, resolver, met, requires)
+    second = await stockist.stock(more, begin)
+    failed |= {owner(name): error for name, error in {**unresolved, **second.failed}.items()}
+    if not failed:
+        stockist.forget_unused()
+    return _Work(orders=(*orders, *more), shelves=(first, second), failed=failed)
+
+
+def _snapshot(work: _Work, inputs: str, previous: Snapshot | None, failed: Failures) -> Snapshot:
+    """Give the snapshot of what could be met, with what the failed locks had before."""
     kept = _kept(previous, failed)
-    made = [order for order in (*orders, *more) if owner(order.record.name) not in failed]
-    names = {order.record.name for order in made}
-    selections = [s for s in (*first.selections, *second.selections) if s.lock in names]
-    snapshot = Snapshot.of(
+    made = [order.record for order in work.orders if owner(order.record.name) not in failed]
+    names = {record.name for record in made}
+    selections = [s for shelf in work.shelves for s in shelf.selections if s.lock in names]
+    artifacts = [artifact for shelf in work.shelves for artifact in shelf.artifacts]
+    return Snapshot.of(
         inputs="" if failed else inputs,
-        locks=[*(order.record for order in made), *kept.locks],
-        artifacts=_reached(
-            [*kept.artifacts, *first.artifacts, *second.artifacts], [*selections, *kept.selections]
-        ),
+        locks=[*made, *kept.locks],
+        artifacts=_reached([*kept.artifacts, *artifacts], [*selections, *kept.selections]),
         selections=[*_merged(selections), *kept.selections],
         stale=[name for name in failed if any(owner(lock.name) == name for lock in kept.locks)],
-    )
-    return Filled(
-        snapshot=snapshot,
-        fetched=sum(shelf.fetched for shelf in shelves),
-        fetched_size=sum(shelf.fetched_size for shelf in shelves),
-        failed=failed,
     )
 
 
@@ -242,9 +257,9 @@ def owner(name: str) -> str:
     return name if name == TOOLS else name.removesuffix(BUILD_SUFFIX)
 
 
-def _raise_if_none(locks: Sequence[LockText], met: Sequence[LockText], failed: Failures) -> None:
+def _raise_if_none(locks: Sequence[LockText], failed: Failures) -> None:
     """End with the first lock's own error where no lock at all can be met."""
-    if failed and not met:
+    if failed and all(lock.spec.name in failed for lock in locks):
         order = {lock.spec.name: index for index, lock in enumerate(locks)}
         raise failed[min(failed, key=lambda name: (order.get(name, -1), name))]
 

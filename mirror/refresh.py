@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from lockfiles.errors import LockstockError
 from mirror.config import Config
-from mirror.inputs import Failures, inputs_digest, read_locks
+from mirror.filled import Filled
+from mirror.inputs import Failures, LockText, inputs_digest, read_locks
 from mirror.layout import Layout
 from mirror.prune import Pruned, prune
 from mirror.snapshot import Snapshot
@@ -91,33 +92,44 @@ def refresh(
         with watch.step("read locks"):
             locks, failed = read_locks(config, layout)
             inputs = inputs_digest(config, locks)
-        snapshot = None if failed else unchanged(layout, inputs)
-        served, fetched, fetched_size = layout.snapshots.current_name(), 0, 0
+        served, snapshot = layout.snapshots.current_name(), None if failed else unchanged(layout, inputs)
         if snapshot is not None and served is not None:
-            name = served
+            name, filled = served, Filled(snapshot=snapshot, fetched=0, fetched_size=0, failed=failed)
         else:
-            gc.freeze()  # what is there stays: to look through it again and again takes longer than it frees
-            gc.set_threshold(50_000)
-            with asked({lock.ecosystem for lock in locks}):
-                start = prepare()
-                # aiohttp and what stands on it take longer to import than a run with no changes does.
-                from mirror.fill import fill
-
-                start()
-
-                with watch.step("stock"):
-                    filled = fill(config, layout, locks, inputs, failed, begin)
-            snapshot, failed = filled.snapshot, filled.failed
-            fetched, fetched_size = filled.fetched, filled.fetched_size
+            with watch.step("stock"), asked({lock.ecosystem for lock in locks}):
+                filled = _filled(config, layout, locks, inputs, failed, begin, prepare)
             layout.store.settle()
-            name = layout.snapshots.add(snapshot)
+            name = layout.snapshots.add(filled.snapshot)
         with watch.step("publish"):
-            publish(name, snapshot)
-        changed = name != served
-        if changed:
+            publish(name, filled.snapshot)
+        if name != served:
             layout.snapshots.switch(name)
         with watch.step("prune"):
             pruned = prune(layout, config.keep)
+    return _report(name, name != served, filled, pruned, watch.seconds)
+
+
+def _filled(
+    config: Config,
+    layout: Layout,
+    locks: Sequence[LockText],
+    inputs: str,
+    failed: Failures,
+    begin: Begin,
+    prepare: Callable[[], Start],
+) -> Filled:
+    gc.freeze()  # what is there stays: to look through it again and again takes longer than it frees
+    gc.set_threshold(50_000)
+    start = prepare()
+    # aiohttp and what stands on it take longer to import than a run with no changes does.
+    from mirror.fill import fill
+
+    start()
+    return fill(config, layout, locks, inputs, failed, begin)
+
+
+def _report(name: str, changed: bool, filled: Filled, pruned: Pruned, steps: Mapping[str, float]) -> Report:
+    snapshot = filled.snapshot
     return Report(
         snapshot=name,
         changed=changed,
@@ -125,11 +137,11 @@ def refresh(
         packages=len({(a.ecosystem, a.name, a.version) for a in snapshot.artifacts}),
         artifacts=len(snapshot.artifacts),
         size=snapshot.size,
-        fetched=fetched,
-        fetched_size=fetched_size,
+        fetched=filled.fetched,
+        fetched_size=filled.fetched_size,
         pruned=pruned,
-        steps=watch.seconds,
-        failed=_failed(failed, snapshot.stale),
+        steps=dict(steps),
+        failed=_failed(filled.failed, snapshot.stale),
     )
 
 

@@ -1,0 +1,18 @@
+"""What filling the store comes to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mirror.inputs import Failures
+from mirror.snapshot import Snapshot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filled:
+    """A snapshot of what is stocked, what was fetched for it (bytes), and which locks failed."""
+
+    snapshot: Snapshot
+    fetched: int
+    fetched_size: int
+    failed: Failures
