@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
+import struct
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
-from aiohttp import ClientError, ClientSession, ClientTimeout, TCPConnector, web
+from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, TCPConnector, web
 from multidict import CIMultiDict
 from yarl import URL
 
@@ -19,6 +22,7 @@ _HOP_BY_HOP = {
 _OUTSIDE = "X-Outside-Url"  # devpi's own header for the place of its top
 # devpi-web redirects what ends in a slash, even its top where a proxy shows that below a folder.
 _TOP = "/?top"
+_NO_LINGER = struct.pack("ii", 1, 0)  # what is not sent yet is dropped, and the peer is told of a reset
 _AT_ONCE = 50  # as many threads as devpi's server has
 
 
@@ -46,7 +50,10 @@ class Proxy:
         return await self.forward(request, _TOP)
 
     async def forward(self, request: web.Request, path: str | None = None) -> web.StreamResponse:
-        """Answer as devpi does, at `path` if not where it is asked, or 502 where it does not."""
+        """Answer as devpi does, at `path` if not where it is asked, or 502 where it does not.
+
+        Where its answer breaks off, so does this one, with a reset of the connection.
+        """
         if self._session is None:
             raise web.HTTPBadGateway
         try:
@@ -59,14 +66,7 @@ class Proxy:
                 allow_redirects=False,
                 skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
             ) as answer:
-                response = web.StreamResponse(
-                    status=answer.status, reason=answer.reason, headers=_passed_on(answer.headers)
-                )
-                await response.prepare(request)
-                if request.method != "HEAD":
-                    async for chunk in answer.content.iter_any():
-                        await response.write(chunk)
-                return response
+                return await _handed_on(request, answer)
         except ClientError as error:
             raise web.HTTPBadGateway(text="devpi does not answer\n") from error
 
@@ -101,6 +101,28 @@ class Proxy:
             url, headers={**(headers or {}), "Accept": "application/json"}
         ) as answer:
             return (await answer.json())["result"] if answer.status == 200 else None
+
+
+async def _handed_on(request: web.Request, answer: ClientResponse) -> web.StreamResponse:
+    response = web.StreamResponse(
+        status=answer.status, reason=answer.reason, headers=_passed_on(answer.headers)
+    )
+    await response.prepare(request)
+    try:
+        if request.method != "HEAD":
+            async for chunk in answer.content.iter_any():
+                await response.write(chunk)
+    except ClientError:  # the answer has begun: a second one, of an error, would be taken for its rest
+        _reset(request.transport)
+    return response
+
+
+def _reset(transport: asyncio.Transport | None) -> None:
+    """Break a connection off: to be merely closed is a good end where no length was told (HTTP/1.0)."""
+    if transport is not None:
+        opened = transport.get_extra_info("socket")
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        transport.abort()
 
 
 def _asked_on(request: web.Request) -> CIMultiDict[str]:
