@@ -1,12 +1,13 @@
 """`imagegen build` against hand-written Dockerfiles that run pip and uv: cold, unchanged, one bump.
 
-All begin with the same base and install one lock of about 120 wheels (benchmarks/images.in, compiled
-by uv when this starts) with hashes into a virtual environment. pip compiles modules, so lockstock and
-uv do, too; a second cold run is without. The Dockerfiles' wheels come over HTTP from the mirror's own
-static tree on this host, which is faster than any index; lockstock's image holds the wheels too and
-needs no network. `push` goes on until the image can be pulled from a registry, which has the base; there
-lockstock's image is also shown without the wheels, as those of the Dockerfiles are. Bytes are what a
-registry is sent, and a puller fetches, after the bump.
+All begin with the same base and install one lock of about 120 wheels (benchmarks/images.in, compiled by
+uv when this starts) with hashes into a virtual environment. pip compiles modules, so lockstock and uv
+do, too; a second cold run is without. The Dockerfiles' wheels come over HTTP from the mirror's own
+static tree on this host, which is faster than any index, and are built with BuildKit where it is, as is
+said beside their names; lockstock's image holds the wheels too and needs no network. `push` goes on
+until the image can be pulled from a registry, which has the base; there lockstock's image is also shown
+without the wheels, as those of the Dockerfiles are. Bytes are what a registry is sent, and a puller
+fetches, after the bump.
 
     python -m benchmarks.build [cold] [push] [unchanged] [bump] [travel]     all of them by default
 """
@@ -18,7 +19,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.images import DOCKERFILES, NAME, PLAIN, Project, contestants, forget, run, served
+from benchmarks.images import DOCKERFILES, NAME, PLAIN, Project, contestants, forget, prune, run, served
 from benchmarks.paired import compare, rounds
 from benchmarks.pushed import HOST, push, travel
 
@@ -60,6 +61,7 @@ def main(names: list[str]) -> None:
                 TABLES[name](project)
                 project.use(project.lock)
     forget([f"lockstock/{NAME}*", f"{HOST}/{NAME}-*", *(f"{NAME}-{kind}" for kind in DOCKERFILES)])
+    prune()
 
 
 if __name__ == "__main__":

@@ -15,6 +15,9 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from benchmarks.paired import Contestant, rounds, venv_command
+from imagegen.engines.builders import Builder, choose_builder
+from imagegen.engines.buildkit import BuildKit
+from imagegen.engines.docker import DockerEngine
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -108,6 +111,7 @@ class Project:
     def forget(self) -> None:
         """Drop the image from the engine, and all layers but not the base that they are put on."""
         forget()
+        prune()
         for name in ("oci", "layers"):
             shutil.rmtree(self.mirror / name, ignore_errors=True)
         run(*self.imagegen("build", BASE, "-o", f"oci:{self.folder}/base"))
@@ -155,11 +159,19 @@ def contestants(project: Project, image: str, *, cold: bool) -> list[Contestant]
 
 
 def dockerfile(project: Project, image: str, name: str, *, cold: bool) -> Contestant:
-    """Give what builds the same with `docker build` and one of the installers."""
-    kind = image.replace(NAME, name)
-    words = ["docker", "build", "--quiet", "--network", "host", "-t", f"{NAME}-{kind}"]
+    """Give what builds the same with `docker build` and one of the installers, with BuildKit where it is."""
+    kind, builder = image.replace(NAME, name), docker_builder()
+    program = builder.program if isinstance(builder, BuildKit) else "docker"
+    words = ["env", f"DOCKER_BUILDKIT={int(isinstance(builder, BuildKit))}", program, "build", "--quiet"]
+    words += ["--network", "host", "--label", NAME, "-t", f"{NAME}-{kind}"]
     words += [*(["--no-cache"] if cold else []), str(project.folder / f"with-{kind}")]
-    return Contestant(f"Dockerfile with {name}", words, environment={"DOCKER_BUILDKIT": "0"})
+    return Contestant(f"Dockerfile with {name}, {builder.name}", words)
+
+
+@functools.cache
+def docker_builder() -> Builder:
+    """Give what runs Dockerfiles here."""
+    return choose_builder(DockerEngine())
 
 
 def compiled_lock() -> str:
@@ -223,3 +235,9 @@ def forget(names: Sequence[str] = (f"lockstock/{NAME}",)) -> None:
         images = set(subprocess.run(listed, capture_output=True, text=True, check=True).stdout.split())
         if images:
             run("docker", "rmi", "--force", *sorted(images))
+
+
+def prune() -> None:
+    """Drop images that lost their names to later builds, and what BuildKit keeps: it would fill the disk."""
+    run("docker", "image", "prune", "--force", "--filter", f"label={NAME}")
+    run("docker", "builder", "prune", "--force")

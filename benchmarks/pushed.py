@@ -94,17 +94,12 @@ def _with(project: Project, name: str, prepare: Callable[[], object], *, cold: b
     place = f"{HOST}/{NAME}-{name}:latest"
     words = [*built.command, "&&", "docker", "tag", f"{NAME}-{name}", place]
     words += ["&&", "docker", "push", "--quiet", place]
-    return _shell(f"{built.name}, docker push", words, prepare, built.environment)
+    return _shell(f"{built.name}, docker push", words, prepare)
 
 
-def _shell(
-    name: str,
-    words: Sequence[str],
-    prepare: Callable[[], object],
-    environment: Mapping[str, str] | None = None,
-) -> Contestant:
+def _shell(name: str, words: Sequence[str], prepare: Callable[[], object]) -> Contestant:
     line = " ".join(word if word == "&&" else quote(word) for word in words)
-    return Contestant(name, ["sh", "-c", line], prepare, dict(environment or {}))
+    return Contestant(name, ["sh", "-c", line], prepare)
 
 
 def travel(project: Project) -> None:
@@ -160,7 +155,7 @@ def _all_pushed(project: Project, data: Path, installers: Sequence[str]) -> dict
 
 def _pushed(repository: str, contestant: Contestant, data: Path) -> _Held:
     before = _stored(data)
-    run("env", *(f"{name}={value}" for name, value in contestant.environment.items()), *contestant.command)
+    run(*contestant.command)
     request = urllib.request.Request(f"http://{HOST}/v2/{repository}/manifests/latest", headers=_ACCEPT)
     with urllib.request.urlopen(request) as response:
         manifest = response.read()
