@@ -2,9 +2,9 @@
 
 All begin with the same base and install one lock of about 120 wheels (benchmarks/images.in, compiled by
 uv when this starts) with hashes into a virtual environment. pip compiles modules, so lockstock and uv
-do, too; a second cold run is without. The Dockerfiles' wheels come over HTTP from the mirror's own
-static tree on this host, which is faster than any index, and are built with BuildKit where it is, as is
-said beside their names; lockstock's image holds the wheels too and needs no network. `push` goes on
+do, too; a second cold run is without. The Dockerfiles are built with BuildKit where it is, as is said
+beside their names, and their wheels come over HTTP from the mirror's own static tree on this host, which
+is faster than any index; lockstock's image holds the wheels too and needs no network. `push` goes on
 until the image can be pulled from a registry, which has the base; there lockstock's image is also shown
 without the wheels, as those of the Dockerfiles are. Bytes are what a registry is sent, and a puller
 fetches, after the bump.
