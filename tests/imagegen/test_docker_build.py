@@ -212,7 +212,8 @@ class TestWithAnEngine:
         other.stock({"app": [make_wheel(tmp_path, "alpha", "3.0", files=unheard)]})
         other.configure(IMAGE.format(base="debian:bookworm"))
 
-        command = ["env", *(f"{name}={value}" for name, value in builder.items())]
+        variables = {**builder, "TMPDIR": str(tmp_path)}  # one that is killed leaves a folder there
+        command = ["env", *(f"{name}={value}" for name, value in variables.items())]
         _kill_when([*command, *other.command("build", OTHER, *DOCKER)], other.folder, "pip install")
 
         assert engine.find(f"lockstock/{OTHER}:latest") == engine.find(good["reference"])
