@@ -37,12 +37,19 @@ def serve(
     ] = "127.0.0.1",
 ) -> None:
     """Serve the mirror until stopped: the Python index, its files, devpi, and a status page."""
+    from ipaddress import IPv4Address
+
+    from mirror.publish.devpi_server import HOST
     from mirror.serve.app import serve as run
 
     loaded = configuration.load_mirror(config)
-    say(f"serving {index_url(loaded.port)}; Ctrl-C ends")
+
+    def started(address: str) -> None:
+        reached = HOST if IPv4Address(address).is_unspecified else address
+        say(f"serving {index_url(loaded.port, reached)}; Ctrl-C ends")
+
     layout, in_house = Layout(loaded.root), bool(loaded.in_house)
-    sys.exit(run(layout, host, loaded.port, in_house=in_house, private=loaded.private))
+    sys.exit(run(layout, host, loaded.port, started, in_house=in_house, private=loaded.private))
 
 
 @commands.command()

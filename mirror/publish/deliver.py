@@ -185,6 +185,6 @@ def _forget(layout: Layout) -> None:
     devpi_remote.forget(layout)
 
 
-def index_url(port: int) -> str:
+def index_url(port: int, host: str = devpi_server.HOST) -> str:
     """Give the URL to give to pip and uv as their index: that of the static tree."""
-    return f"http://{devpi_server.HOST}:{port}/simple/"
+    return f"http://{host}:{port}/simple/"

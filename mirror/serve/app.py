@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,9 +23,18 @@ _GRACE = 5.0  # seconds for answers under way when the server is stopped
 _WATCH = 0.5
 
 
-def serve(layout: Layout, host: str, port: int, *, in_house: bool = False, private: bool = False) -> int:
+def serve(
+    layout: Layout,
+    host: str,
+    port: int,
+    started: Callable[[str], None],
+    *,
+    in_house: bool = False,
+    private: bool = False,
+) -> int:
     """Serve until SIGTERM or SIGINT, and give the exit code; devpi's end is the end.
 
+    Once all can be reached `started` is called with the address that is listened on, as four numbers.
     With `in_house`, devpi's stable index is looked into for what the tree lacks; with `private`, only
     accounts may read.
     Raises RegistryError when this mirror is served already, or the port is taken.
@@ -33,7 +43,7 @@ def serve(layout: Layout, host: str, port: int, *, in_house: bool = False, priva
     backend, listener = devpi_server.start_behind(layout.devpi, host, port, web=pages)
     with backend, listener:
         app = application(layout, backend.port, in_house=in_house, private=private, pages=pages)
-        return asyncio.run(_serve(app, listener, backend, layout.devpi))
+        return asyncio.run(_serve(app, listener, started, backend, layout.devpi))
 
 
 def application(
@@ -71,7 +81,11 @@ def _is_devpis(request: web.Request) -> bool:
 
 
 async def _serve(
-    app: web.Application, listener: socket.socket, backend: devpi_server.Server, folder: Path
+    app: web.Application,
+    listener: socket.socket,
+    started: Callable[[str], None],
+    backend: devpi_server.Server,
+    folder: Path,
 ) -> int:
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -80,6 +94,7 @@ async def _serve(
     await runner.setup()
     try:
         await web.SockSite(runner, listener).start()
+        started(listener.getsockname()[0])
         while not stopped.is_set() and backend.exit_code is None:
             with suppress(TimeoutError):
                 await asyncio.wait_for(stopped.wait(), _WATCH)

@@ -48,7 +48,7 @@ def foreground(registry: Registry, function: str = "serve", before: str = "") ->
     """Run `mirror.serve.app.serve`, or `devpi_server.start` and then sleep, in a process of its own."""
     script = {
         "serve": "from mirror.layout import Layout; from mirror.serve.app import serve\n"
-        f"sys.exit(serve(Layout(Path({str(registry.root)!r})), '127.0.0.1', {registry.port}))\n",
+        f"sys.exit(serve(Layout(Path({str(registry.root)!r})), '127.0.0.1', {registry.port}, print))\n",
         "start": "from mirror.publish import devpi_server\n"
         f"devpi_server.start(Path({str(registry.folder)!r}), {registry.port})\ntime.sleep(60)\n",
     }[function]

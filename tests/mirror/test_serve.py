@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -273,9 +274,34 @@ def test_a_refresh_while_it_serves_and_a_good_end(project: Project, index: Index
         assert [file["hashes"]["sha256"] for file in found] == [digest(flask)]
         second = project.mirror("serve")
         assert (second.returncode, "runs already" in second.stderr) == (33, True)
+        assert "serving" not in second.stderr
         status = json.loads(project.mirror("status", "--json").stdout)
         assert (status["current"], status["last_run"]["exit_code"]) == (report["snapshot"], 0)
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=30)
     assert process.returncode == 0
     assert not devpi_server.is_up(project.layout.devpi, project.port)
+
+
+@pytest.mark.parametrize(("host", "named"), [("127.0.0.2", "127.0.0.2"), ("0.0.0.0", "127.0.0.1")])
+def test_serve_says_where_once_it_can_be_reached(project: Project, host: str, named: str) -> None:
+    project.config.write_text(f"[mirror]\nport = {project.port}\n")
+    process = project.start("serve", "--host", host)
+    try:
+        assert process.stderr is not None
+        while not (line := process.stderr.readline()).startswith("serving"):
+            assert line
+        assert line == f"serving http://{named}:{project.port}/simple/; Ctrl-C ends\n"
+        answer = httpx.get(f"http://{named}:{project.port}/health", trust_env=False)
+        assert answer.json()["status"] == "empty"
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+
+
+def test_an_address_that_is_taken_is_not_said_to_be_served(project: Project) -> None:
+    project.config.write_text(f"[mirror]\nport = {project.port}\n")
+    with socket.create_server(("127.0.0.2", project.port)):
+        ended = project.mirror("serve", "--host", "127.0.0.2")
+    assert (ended.returncode, "cannot listen" in ended.stderr) == (33, True)
+    assert "serving" not in ended.stderr
