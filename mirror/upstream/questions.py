@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -42,25 +45,52 @@ def asked(ecosystems: Iterable[Ecosystem]) -> Iterator[None]:
     finally:
         while _begun:
             with _begun.popitem()[1] as process:
-                process.kill()
+                _end(process)
 
 
 def ask(ecosystem: Ecosystem) -> subprocess.CompletedProcess[str]:
     """Let a client tell its settings. Raises FileNotFoundError and UpstreamError."""
-    with _begun.pop(ecosystem, None) or _begin(ecosystem) as process:
+    with _interruptible(), _begun.pop(ecosystem, None) or _begin(ecosystem) as process:
         try:
             answer, errors = process.communicate(timeout=_LONGEST_ANSWER)
         except subprocess.TimeoutExpired as error:
-            process.kill()
             client = _CLIENTS[ecosystem]
             raise UpstreamError(
                 f"{client} does not tell its settings in {_LONGEST_ANSWER} s",
                 hint=f"see what `{client} config list` waits for",
             ) from error
+        finally:
+            _end(process)
     return subprocess.CompletedProcess(process.args, process.returncode, answer, errors)
 
 
 def _begin(ecosystem: Ecosystem) -> subprocess.Popen[str]:
+    """Start a client, in a group of its own: a terminal's Ctrl-C is for us, and no fault of pip's."""
     return subprocess.Popen(
-        _WORDS[ecosystem], stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
+        _WORDS[ecosystem],
+        stdin=subprocess.DEVNULL,  # from which such a group may not read where it is the terminal
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        process_group=0,
     )
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End a client that still runs, with all that it started: npm may be a script."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C end the wait, for which asyncio's handler would wait itself."""
+    handler = signal.getsignal(signal.SIGINT)
+    if not callable(handler) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)

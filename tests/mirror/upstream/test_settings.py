@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +16,8 @@ from mirror.config import UpstreamSpec
 from mirror.errors import UpstreamError
 from mirror.upstream import questions
 from mirror.upstream.settings import UpstreamSettings, pip_settings, without_secrets
+from tests.mirror.test_children import left_over
+from tests.project import Project
 
 
 @pytest.fixture(autouse=True)
@@ -122,3 +129,27 @@ def test_who_is_not_there_is_told_of_when_an_answer_is_needed(
     monkeypatch.setenv("PATH", str(tmp_path))
     with questions.asked([Ecosystem.NPM]), pytest.raises(FileNotFoundError):
         questions.ask(Ecosystem.NPM)
+
+
+@pytest.mark.parametrize("command", ["refresh", "doctor"])
+def test_ctrl_c_at_a_terminal_is_no_fault_of_a_client_that_is_asked(project: Project, command: str) -> None:
+    """The terminal sends it to the whole group; what an npm that is a script started is ended, too."""
+    npm = project.folder / "npm"
+    npm.write_text('#!/bin/sh\nif [ "$1" = wait ]; then touch asked; sleep 60; exit; fi\n"$0" wait &\nwait\n')
+    npm.chmod(0o755)
+    project.configure(more="[locks.web]\npath = 'package-lock.json'\n")
+    project.lock()
+    entry = {"version": "1.0.0", "integrity": f"sha512-{'A' * 86}=="}
+    content = {"lockfileVersion": 3, "packages": {"node_modules/a": entry}}
+    (project.folder / "package-lock.json").write_text(json.dumps(content))
+    project.environment["PATH"] = f"{project.folder}:{os.environ['PATH']}"
+    words, options = project.command(command), project.options()
+    with subprocess.Popen(words, cwd=options["cwd"], env=options["env"], stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, text=True, start_new_session=True) as running:  # fmt: skip
+        while not (project.folder / "asked").exists():
+            assert running.poll() is None
+            time.sleep(0.01)
+        os.killpg(running.pid, signal.SIGINT)
+        _, told = running.communicate(timeout=20)
+    assert (running.returncode, "interrupted; nothing half-done" in told) == (130, True), told
+    assert left_over(str(npm)) == []
