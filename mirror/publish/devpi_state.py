@@ -18,6 +18,7 @@ import os
 import secrets
 import shutil
 import sqlite3
+import stat
 from collections.abc import Collection, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -30,6 +31,7 @@ from mirror.store import disk_errors, sync_folder, write_atomically
 
 USER = "lockstock"
 STABLE = "current"
+_SECRETS = ("secret", "root-password")
 # Nobody uploads to these indexes, not even test results, which devpi takes from anyone by default.
 CLOSED = {"type": "stage", "volatile": False, "acl_upload": [], "acl_toxresult_upload": []}
 
@@ -50,11 +52,15 @@ def load() -> None:
 
 
 def init(folder: Path) -> None:
-    """Make an empty registry in `folder` if there is none: its secrets, users and stable index."""
+    """Make an empty registry in `folder` if there is none: its secrets, users and stable index.
+
+    Secrets that were opened to others since are closed again.
+    """
     server = server_folder(folder)
-    if server.is_dir() and (folder / "secret").is_file():
-        return
     with _failures(folder):
+        if server.is_dir() and (folder / "secret").is_file():
+            _close(folder)
+            return
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)  # devpi refuses a secret in a folder that others may write to
         with locked(folder):
@@ -129,6 +135,15 @@ def _keep_private(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     fresh.rename(path)
+
+
+def _close(folder: Path) -> None:
+    """Take back what a `chmod -R` of the mirror, for a file server, let others do: devpi refuses that."""
+    others = stat.S_IRWXG | stat.S_IRWXO
+    denied = {folder: stat.S_IWGRP | stat.S_IWOTH, **{folder / name: others for name in _SECRETS}}
+    for path, bits in denied.items():
+        if path.exists() and (mode := stat.S_IMODE(path.stat().st_mode)) & bits:
+            path.chmod(mode & ~bits)
 
 
 def _create(folder: Path, server: Path) -> None:

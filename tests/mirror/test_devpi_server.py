@@ -114,6 +114,19 @@ def test_secrets_are_the_owners_alone(registry, monkeypatch):
         pass
 
 
+@pytest.mark.parametrize("rights", [0o044, 0o077])
+def test_secrets_that_were_opened_to_others_are_closed_again(registry, rights):
+    """As by a `chmod -R a+r` of the mirror, for a plain file server; devpi does not start then."""
+    devpi_state.init(registry.folder)
+    found = [registry.folder, *registry.folder.rglob("*")]
+    for path in found:
+        path.chmod(path.stat().st_mode | rights)
+    with registry.start():
+        assert registry.projects() == []
+    for name in ("secret", "root-password"):
+        assert stat.S_IMODE((registry.folder / name).stat().st_mode) & 0o077 == 0
+
+
 def test_init_again_changes_nothing(registry):
     devpi_state.init(registry.folder)
     before = {path: path.stat().st_mtime_ns for path in registry.folder.rglob("*")}
