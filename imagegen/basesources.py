@@ -12,22 +12,24 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from imagegen.baseimages import LARGEST_DOCUMENT, BaseImage, Source, Wanted, bring, write_image
 from imagegen.bases import alone
 from imagegen.compression import plain
 from imagegen.credentials import find_credentials
-from imagegen.engines.docker import DockerEngine
 from imagegen.errors import BaseError, PushError
 from imagegen.layers import Content, Layers
 from imagegen.live import Progress
 from imagegen.plan import Base
 from imagegen.reference import Reference
-from imagegen.registry import Repository
 from imagegen.spec import AnyBase, OciBase, RegistryBase
 from mirror.config import Config
 from mirror.store import write_atomically
+
+if TYPE_CHECKING:
+    from imagegen.engines.docker import DockerEngine
+    from imagegen.registry import Repository
 
 _NAME = "org.opencontainers.image.ref.name"
 _CHUNK = 1 << 20
@@ -212,6 +214,8 @@ def _copy(archive: tarfile.TarFile, name: str, target: Any) -> None:
 
 @contextmanager
 def _registry(reference: Reference) -> Iterator[Source]:
+    from imagegen.registry import Repository  # its client takes long to import
+
     with (
         _pulling(str(reference)),
         Repository(reference, find_credentials(reference.registry), actions="pull") as repository,

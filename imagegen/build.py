@@ -7,14 +7,15 @@ import re
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from imagegen import bases, context
 from imagegen.archive import Entry
 from imagegen.baseimages import BaseImage
 from imagegen.baselock import read_pins
 from imagegen.basesources import IMAGES, base_name, bring_base
-from imagegen.engines.builders import Builder, choose_builder
-from imagegen.engines.docker import BuiltImage, DockerEngine, Facts
+from imagegen.engines.connect import docker_engine
+from imagegen.engines.model import BuiltImage, Facts
 from imagegen.errors import BaseError, BuildError, NotStockedError, UnfitBaseError
 from imagegen.live import Progress
 from imagegen.lockbase import debs_store, locked_base
@@ -27,6 +28,10 @@ from mirror.config import Config
 from mirror.inputs import outdated
 from mirror.layout import Layout
 from mirror.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from imagegen.engines.builders import Builder
+    from imagegen.engines.docker import DockerEngine
 
 LATEST = "latest"
 _DIGITS = 12
@@ -68,6 +73,8 @@ def build(config: Config, spec: ImageSpec, engine: DockerEngine, progress: Progr
 
     Names are set only on a whole image, so a run that is killed leaves the earlier one in place.
     """
+    from imagegen.engines.builders import choose_builder  # the SDK takes long to import
+
     started = time.monotonic()
     draft = make_draft(config, spec, engine, progress)
     plan = draft.plan
@@ -92,7 +99,7 @@ def render(config: Config, spec: ImageSpec, folder: Path, progress: Progress) ->
     _refuse_folder(spec)
     plan = make_draft(config, spec, None, progress).plan
     if isinstance(spec.base, DockerBase):
-        plan = replace(plan, base=DockerEngine().named(plan.base))
+        plan = replace(plan, base=docker_engine().named(plan.base))
     context.write_context(_entries(config, plan), folder)
     return plan
 
@@ -178,7 +185,7 @@ def _base(
     name = base_name(config, spec.base)
     pin = read_pins(config.file.parent).get(name)
     if isinstance(spec.base, DockerBase):
-        return _Found(base=_resolved(engine or DockerEngine(), spec.base.reference, pin, progress))
+        return _Found(base=_resolved(engine or docker_engine(), spec.base.reference, pin, progress))
     if engine and isinstance(spec.base, RegistryBase):
         found = _resolved(engine, spec.base.reference, pin, progress)
         return _Found(base=replace(found, name=name))

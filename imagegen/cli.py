@@ -15,7 +15,7 @@ from imagegen import direct as directing
 from imagegen import push as pushing
 from imagegen import verify as verifying
 from imagegen.compression import Compression
-from imagegen.engines.docker import DockerEngine
+from imagegen.engines.connect import docker_engine
 from imagegen.live import live
 from imagegen.nodemodules import posix
 from imagegen.plan import ImagePlan
@@ -186,7 +186,7 @@ def run(
         raise typer.BadParameter("give the command after --, as in: -- pytest -q")
     loaded, spec = load_image(config, name)
     rules = load_policy(policy, Upstreams(loaded))
-    ended = contain(loaded, spec, DockerEngine(), rules, check_task(task or name), context.args, post)
+    ended = contain(loaded, spec, docker_engine(), rules, check_task(task or name), context.args, post)
     if as_json:
         print_json(asdict(ended))
     say(summary(ended.report))

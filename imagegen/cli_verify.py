@@ -9,7 +9,7 @@ import typer
 
 from imagegen import verify as verifying
 from imagegen.cli import NameArgument, load_image
-from imagegen.engines.docker import DockerEngine
+from imagegen.engines.connect import docker_engine
 from imagegen.errors import EngineUnavailableError, VerifyError
 from imagegen.junit import junit as to_junit
 from imagegen.live import Progress, live
@@ -59,7 +59,7 @@ def verify(
 
 def _verified(config: Config, spec: ImageSpec, progress: Progress) -> verifying.Report:
     try:
-        engine = DockerEngine()
+        engine = docker_engine()
     except EngineUnavailableError:
         if isinstance(spec.base, DockerBase):
             raise

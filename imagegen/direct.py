@@ -8,12 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from imagegen import build as building
 from imagegen.basesources import IMAGES, export_base
 from imagegen.build import LATEST, Built, Draft
 from imagegen.compression import Compression
-from imagegen.engines.docker import BuiltImage, DockerEngine, Facts
+from imagegen.engines.connect import docker_engine
+from imagegen.engines.model import BuiltImage, Facts
 from imagegen.engines.oci import DirectEngine, check_supported
 from imagegen.errors import (
     EngineUnavailableError,
@@ -33,6 +35,9 @@ from imagegen.spec import DebianBase, ImageSpec, machine_of
 from mirror.config import Config
 from mirror.console import human_size, say
 from mirror.layout import Layout
+
+if TYPE_CHECKING:
+    from imagegen.engines.docker import DockerEngine
 
 DOCKER = "docker"
 _KINDS = ("oci", "tar")
@@ -218,7 +223,7 @@ def _assemble(
     tarball, image = draft.tarball, draft.image
     if tarball is None:
         image = export_base(
-            DockerEngine(),
+            docker_engine(),
             draft.plan.base,
             draft.target.oci_platform,
             config.root / "bases" / IMAGES,
@@ -271,7 +276,7 @@ def _deliver(
         write(image, engine.layout, names, output.path)
         return str(output), image.size
     try:
-        docker = DockerEngine()
+        docker = docker_engine()
     except EngineUnavailableError:
         if output:
             raise
@@ -323,4 +328,4 @@ def build_with(
 def _build_in_docker(config: Config, spec: ImageSpec, progress: Progress) -> Built:
     if spec.sign:
         say("note: nothing is signed: only images of the direct engine carry evidence")
-    return building.build(config, spec, DockerEngine(), progress)
+    return building.build(config, spec, docker_engine(), progress)

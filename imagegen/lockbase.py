@@ -11,7 +11,7 @@ from imagegen.aptroot import native_architecture
 from imagegen.baselock import read_pins, write_pins
 from imagegen.basesources import IMAGES, base_name, bring_base
 from imagegen.debslock import DebsLock, LockedBase
-from imagegen.engines.docker import DockerEngine
+from imagegen.engines.connect import docker_engine
 from imagegen.errors import BaseError
 from imagegen.live import Progress
 from imagegen.spec import DebianBase, DockerBase, ImageSpec, find_image, load_images
@@ -81,7 +81,7 @@ def _lock_debian(
 def _pin(config: Config, spec: ImageSpec, progress: Progress) -> str:
     """Find out what a base is now, and stock it for each platform that it is there for."""
     if isinstance(spec.base, DockerBase):
-        return DockerEngine().renew(spec.base.reference, progress).digest
+        return docker_engine().renew(spec.base.reference, progress).digest
     assert not isinstance(spec.base, DebianBase)  # noqa: S101 - for the type checker: it has no digest
     folder, name = config.root / "bases" / IMAGES, base_name(config, spec.base)
     first, *others = _platforms(config)

@@ -18,7 +18,6 @@ from imagegen.plan import ImagePlan
 from imagegen.platforms import ImageIndex
 from imagegen.reference import Reference
 from imagegen.referrers import EMPTY, MANIFEST_TYPE
-from imagegen.registry import Repository
 from lockfiles.errors import LockError
 from mirror.console import human_size
 from mirror.store import write_atomically
@@ -64,6 +63,8 @@ def push(
 
     What arrived before a cut is not sent again by the next run. Raises PushError.
     """
+    from imagegen.registry import Repository  # its client takes long to import
+
     memory = _Memory(layout.root.parent / "registries", reference.registry)
     evidence = layout.referrers(image.digest)
     sizes = {layer.digest: layer.size for layer in image.layers} | {image.id: len(image.config)}
@@ -108,6 +109,8 @@ def push_all(
     progress: Progress,
 ) -> Pushed:
     """Push an image for one platform, or for several: each of them, then what lists them, then the tags."""
+    from imagegen.registry import Repository  # as above
+
     if len(images) == 1:
         return push(images[0], layout, reference, tags, progress)
     whole = ImageIndex(images=tuple(images))

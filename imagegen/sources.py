@@ -17,7 +17,6 @@ from imagegen.oci import ImageLayout, digest_of
 from imagegen.plan import REPOSITORY
 from imagegen.reference import Reference
 from imagegen.referrers import Referrer
-from imagegen.registry import Repository
 
 _OCI = "oci:"
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
@@ -81,6 +80,8 @@ def opened(text: str, mirror: Callable[[], ImageLayout]) -> Iterator[tuple[Sourc
         yield LayoutSource(layout), _built(layout, name)
     else:
         reference = Reference.parse_pinned(text)
+        from imagegen.registry import Repository  # its client takes long to import
+
         credentials = find_credentials(reference.registry)
         with Repository(reference, credentials, actions="pull") as repository:
             yield repository, reference.digest or reference.tag or LATEST

@@ -10,15 +10,14 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from shlex import quote
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from imagegen.archive import Entry
 from imagegen.build import LATEST
 from imagegen.context import guest_program
 from imagegen.direct import direct_engine, find_built
 from imagegen.engines.box import Box
-from imagegen.engines.container import Container, Ran
-from imagegen.engines.docker import DockerEngine
+from imagegen.engines.model import Ran
 from imagegen.errors import NotBuiltError
 from imagegen.live import Progress
 from imagegen.nodeproject import npm_folders
@@ -27,6 +26,9 @@ from imagegen.project import project_entries
 from imagegen.spec import ImageSpec
 from mirror.config import Config
 from mirror.store import disk_errors, write_atomically
+
+if TYPE_CHECKING:
+    from imagegen.engines.docker import DockerEngine
 
 # Addresses for documentation (RFC 5737) and the one where clouds serve metadata.
 ADDRESSES = ("192.0.2.1", "198.51.100.1", "169.254.169.254")
@@ -130,6 +132,8 @@ def verify(config: Config, spec: ImageSpec, engine: DockerEngine, progress: Prog
         raise NotBuiltError(
             "this image is not in the engine", where=reference, hint=f"run `imagegen build {spec.name}`"
         )
+    from imagegen.engines.container import Container  # the SDK takes long to import
+
     wanted = steps(spec, (*ADDRESSES, *engine.gateways()), npm_folders(config, spec))
     checks = _run(config, spec, lambda owner: Container(engine, image.id, owner), wanted, progress)
     return _reported(

@@ -17,7 +17,7 @@ from types import TracebackType
 
 from imagegen.archive import Entry, tar_stream
 from imagegen.compression import plain
-from imagegen.engines.container import Ran
+from imagegen.engines.model import Ran
 from imagegen.engines.root import run_bounded
 from imagegen.engines.untar import untar
 from imagegen.errors import BuildError, EngineUnavailableError

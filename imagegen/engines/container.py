@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from types import TracebackType
 
 from docker.errors import APIError, NotFound
@@ -13,6 +12,7 @@ from docker.models.containers import Container as DockerContainer
 
 from imagegen.archive import Entry, tar_stream
 from imagegen.engines.docker import DockerEngine, faults
+from imagegen.engines.model import Ran
 
 _LABEL = "io.lockstock.verify"
 _LIFE = 4 * 3600
@@ -22,15 +22,6 @@ _PATIENCE = 60
 _GONE = (404, 409)
 # The exit code of a command for which there was no container, and what is said of it.
 _LOST, _ENDED = 125, "\nthe container has ended: something in it has killed its first process"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ran:
-    """A command that ended: its exit code, the end of what it printed, and how long it took."""
-
-    code: int
-    output: str
-    seconds: float
 
 
 class Container:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from requests.exceptions import RequestException
 
 from imagegen.archive import Entry, tar_stream
 from imagegen.context import guest_program
+from imagegen.engines.model import BuiltImage, Facts
 from imagegen.errors import BaseError, BuildError, EngineUnavailableError, UnfitBaseError
 from imagegen.live import Progress
 from imagegen.plan import REPOSITORY, Base
@@ -28,31 +29,6 @@ _GREETING = 20
 _SILENCE = 3600
 # An image's own check of its health would be run by the engine, beside what runs in it and by no filter seen.
 NO_CHECK = {"test": ["NONE"]}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
-    """What a base has, as it says itself. `libc_version` is empty where it is not known.
-
-    `node` says whether Node.js and npm are there.
-    """
-
-    python: str
-    arch: str
-    libc: str
-    libc_version: str
-    git: bool
-    venv: bool
-    ca: bool
-    node: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BuiltImage:
-    """An image in the engine; `size` is in bytes."""
-
-    id: str
-    size: int
 
 
 class DockerEngine:

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from imagegen import bases
-from imagegen.engines.docker import Facts, facts_of
+from imagegen.engines.docker import facts_of
+from imagegen.engines.model import Facts
 from imagegen.errors import BaseError, UnfitBaseError
 from imagegen.live import Silent
 from imagegen.spec import DebianBase

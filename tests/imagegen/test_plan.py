@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from imagegen.build import check_base
-from imagegen.engines.docker import Facts
+from imagegen.engines.model import Facts
 from imagegen.errors import ConflictError, GitPackageError, NotStockedError, UnfitBaseError
 from imagegen.plan import Base, make_plan
 from imagegen.spec import DockerBase, ImageSpec

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from imagegen.engines.container import Ran
+from imagegen.engines.model import Ran
 from imagegen.verify import Step, _check
 
 
