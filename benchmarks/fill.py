@@ -12,6 +12,7 @@ same machine. Its pages have the locked files only, so there is less to read tha
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -81,6 +82,8 @@ def contestants(project: Path, urls: list[str], index: str | None = None) -> lis
             if path.exists():
                 path.rename(aside / path.name)
         out.mkdir()
+        # lockstock brings to the disk what it has stocked, and would bring what others left in memory, too.
+        os.sync()
 
     pip = [python, "-m", "pip", "download", "-q", "--require-hashes", "--no-deps", "--only-binary=:all:"]
     pip += ["--no-cache-dir", "-d", str(out), "-r", lock]
