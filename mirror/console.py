@@ -1,7 +1,7 @@
 """What people see: messages to stderr, data to stdout, errors as one sentence and a hint.
 
 `run` is the only place where an error becomes text and an exit code. rich is imported by whoever says
-something: it would be an eighth of a run that only prints data for programs.
+something: it would be a tenth of a run that only prints data for programs.
 """
 
 from __future__ import annotations

@@ -133,7 +133,9 @@ class TestWithAnEngine:
         # An id after FROM is a name on Docker's registry to BuildKit.
         (name,) = re.findall(r"^FROM (\S+)", (other.folder / "out" / "Dockerfile").read_text(), re.MULTILINE)
         assert name == f"lockstock/base:{report['base']['digest'].removeprefix('sha256:')}"
-        assert engine.find(name).id == report["base"]["digest"]  # type: ignore[union-attr]
+        named = engine.find(name)
+        assert named is not None
+        assert named.id == report["base"]["digest"]
         engine.client.images.remove(name)
 
     def test_a_base_of_a_registry_is_pulled_and_pinned(
