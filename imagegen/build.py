@@ -14,6 +14,7 @@ from imagegen.archive import Entry
 from imagegen.baseimages import BaseImage
 from imagegen.baselock import read_pins
 from imagegen.basesources import IMAGES, base_name, bring_base
+from imagegen.delivery import Pushed
 from imagegen.engines.connect import docker_engine
 from imagegen.engines.model import BuiltImage, Facts
 from imagegen.errors import BaseError, BuildError, NotStockedError, UnfitBaseError
@@ -52,6 +53,7 @@ class Built:
     digest: str | None = None
     place: str = "docker"
     builder: str | None = None
+    pushed: tuple[Pushed, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,14 +12,14 @@ import typer
 
 from imagegen import build as building
 from imagegen import direct as directing
-from imagegen import push as pushing
 from imagegen import verify as verifying
 from imagegen.compression import Compression
+from imagegen.delivery import Pushed
 from imagegen.engines.connect import docker_engine
-from imagegen.live import live
+from imagegen.live import Progress, live
 from imagegen.nodemodules import posix
 from imagegen.plan import ImagePlan
-from imagegen.push import tags_of
+from imagegen.push import LOCK, Push
 from imagegen.reference import Reference
 from imagegen.spec import ImageSpec, find_image, load_images
 from mirror import config as configuration
@@ -62,6 +62,13 @@ PlatformOption = Annotated[
     ),
 ]
 
+TagOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tag", help="One more tag of what is pushed; {name} and {version} are filled in. May be repeated."
+    ),
+]
+
 _VERIFIED: Mapping[bool | None, str] = {None: "not yet", True: "✓", False: "✗"}
 
 
@@ -93,6 +100,15 @@ def build(
             "--output", "-o", help="Where the image goes: docker, oci:DIR or tar:FILE.", metavar="PLACE"
         ),
     ] = None,
+    push: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--push",
+            help="Push it, each layer as soon as it is made: HOST/NAME or HOST/NAME:TAG. May be repeated.",
+            metavar="REFERENCE",
+        ),
+    ] = None,
+    tag: TagOption = None,
     platform: PlatformOption = None,
     compression: Annotated[
         Compression | None,
@@ -104,17 +120,23 @@ def build(
 ) -> None:
     """Build an image from the mirror, without a network.
 
-    An image whose content stands already is not built again.
+    An image whose content stands already is not built again. One that is pushed is not loaded into the
+    Docker engine, unless --output says so; references are printed and noted as `imagegen push` does.
     """
     place = _output(engine, output, platform or ())
+    if engine is Engine.DOCKER and push:
+        raise typer.BadParameter("only the direct engine pushes: --engine oci", param_hint="--push")
+    if tag and not push:
+        raise typer.BadParameter("it is for what is pushed: --push HOST/NAME", param_hint="--tag")
     loaded, spec = load_image(config, name, sign_key)
     spec = replace(spec, compression=compression or spec.compression)
-    with live() as progress:
-        built = directing.build_with(loaded, spec, engine, place, progress, platform or ())
+    with live() as progress, _pushing(loaded, push or (), tag or (), progress) as wanted:
+        built = directing.build_with(loaded, spec, engine, place, progress, platform or (), wanted)
     if as_json:
         print_json(_describe(built))
     else:
         _print_built(built)
+        _print_pushed(built.pushed)
 
 
 @app.command()
@@ -124,10 +146,7 @@ def push(
         list[str],
         typer.Argument(help="Where to: HOST/NAME or HOST/NAME:TAG.", metavar="REFERENCE", show_default=False),
     ],
-    tag: Annotated[
-        list[str] | None,
-        typer.Option(help="One more tag; {name} and {version} are filled in. May be repeated."),
-    ] = None,
+    tag: TagOption = None,
     platform: PlatformOption = None,
     sign_key: SignKeyOption = None,
     config: ConfigOption = configuration.DEFAULT_FILE,
@@ -138,21 +157,15 @@ def push(
     Prints the references with their digests, and notes them in images.lock beside lockstock.toml.
     """
     loaded, spec = load_image(config, name, sign_key)
-    targets = [Reference.parse(text) for text in references]
-    layout = directing.direct_engine(loaded).layout
-    with live() as progress:
+    with live() as progress, _pushing(loaded, references, tag or (), progress) as wanted:
         plan, images = directing.find_all(loaded, spec, platform or (), progress)
         for image in images:
             directing.sign(loaded, spec, image)
-        tags = [tags_of(target, tag or (), plan) for target in targets]
-        file, wanted = loaded.file.parent / pushing.LOCK, zip(targets, tags, strict=True)
-        pushed = pushing.push_each(file, name, images, layout, wanted, progress)
+        pushed = wanted.finish(plan, images)
     if as_json:
         print_json([asdict(one) for one in pushed])
-        return
-    for one in pushed:
-        say(f"sent {human_size(one.sent)}; {human_size(one.mounted + one.present)} were there already")
-        typer.echo(one.reference)
+    else:
+        _print_pushed(pushed)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -219,6 +232,12 @@ def _output(engine: Engine, text: str | None, platforms: Sequence[str]) -> direc
     return output
 
 
+def _pushing(config: Config, references: Sequence[str], templates: Sequence[str], progress: Progress) -> Push:
+    layout = directing.direct_engine(config).layout
+    places = [Reference.parse(text) for text in references]
+    return Push(config.file.parent / LOCK, layout, places, templates, progress)
+
+
 def load_image(config: Path, name: str, sign_key: Path | None = None) -> tuple[Config, ImageSpec]:
     """Read the configuration and one image of it; tell where its locks are newer than the stock."""
     loaded = configuration.load(config)
@@ -239,6 +258,7 @@ def _describe(built: building.Built) -> dict[str, Any]:
         "manifest": built.digest,
         "place": built.place,
         "builder": built.builder,
+        "pushed": [asdict(one) for one in built.pushed],
         "base": asdict(plan.base),
         "target": plan.target,
         "size": built.image.size,
@@ -276,6 +296,12 @@ def _print_built(built: building.Built) -> None:
             typer.echo(f"{name:<10} {value}")
     if built.place == directing.DOCKER:
         say(f"next: imagegen verify {plan.name}; or docker run --rm -it --network none {plan.reference}")
+
+
+def _print_pushed(pushed: Sequence[Pushed]) -> None:
+    for one in pushed:
+        say(f"sent {human_size(one.sent)}; {human_size(one.mounted + one.present)} were there already")
+        typer.echo(one.reference)
 
 
 def _places(plan: ImagePlan) -> str:

@@ -25,11 +25,13 @@ from imagegen.errors import (
     UnsupportedError,
 )
 from imagegen.export import archive_entries, engine_entries, write_archive, write_index, write_layout
+from imagegen.layers import Layer
 from imagegen.live import Progress
 from imagegen.lockbase import locked_base
 from imagegen.oci import Image
 from imagegen.plan import ImagePlan
 from imagegen.platforms import ImageIndex
+from imagegen.push import Push
 from imagegen.rootfs import RootFs, read_rootfs
 from imagegen.spec import DebianBase, ImageSpec, machine_of
 from mirror.config import Config
@@ -68,7 +70,6 @@ class Output:
 class _Standing:
     """An image that stands in the mirror's layout, and whether this run made it."""
 
-    draft: Draft
     image: Image
     fresh: bool
 
@@ -78,34 +79,42 @@ def build(
     spec: ImageSpec,
     output: Output | None,
     progress: Progress,
-    platforms: Sequence[str] = (),
+    platforms: Sequence[str],
+    push: Push,
 ) -> Built:
     """Build an image from the mirror alone, or find that it stands, and bring it to its place.
 
     It is for this host's platform, or for each of those named (linux/arm64), and then one index
-    lists them. Without an output it is loaded into the Docker engine if one answers, and stays in the
-    mirror's own image layout in any case. Raises UnsupportedError where a plan needs a
-    container, and PlaceError.
+    lists them. Its layers are pushed while others are made. Where it is neither pushed nor given an output,
+    it is loaded into the Docker engine if one answers; it stays in the mirror's own image layout in any
+    case. Raises UnsupportedError where a plan needs a container, PlaceError, and PushError: at once where
+    nothing can be pushed, else when the image stands.
     """
     started, machines = time.monotonic(), _machines(config, platforms)
     _check_place(output, machines)
-    signer, engine = _signer(spec), direct_engine(config, spec.compression)
-    made = [_standing(config, spec, engine, machine, progress) for machine in machines]
-    for one in made:
-        signer(engine, one.image)
-    digest, (place, size) = made[0].image.digest, ("", 0)
-    if len(made) == 1:
-        place, size = _deliver(engine, made[0].draft, made[0].image, output, progress)
+    signer, engine = _signer(spec), direct_engine(config, spec.compression, push.bring)
+    drafts = [building.make_draft(config, spec, None, progress, machine) for machine in machines]
+    plan = plan_of([draft.plan for draft in drafts])
+    push.check(plan)
+    made = [_standing(config, spec, engine, draft, progress) for draft in drafts]
+    images = tuple(one.image for one in made)
+    for image in images:
+        signer(engine, image)
+    whole = ImageIndex(images=images) if len(made) > 1 else None
+    if whole:
+        place, size = _deliver_index(engine, plan, whole, output)
+    elif push and not output:
+        place, size = _stays(engine), images[0].size
     else:
-        whole = ImageIndex(images=tuple(one.image for one in made))
-        digest, (place, size) = whole.digest, _deliver_index(engine, made, whole, output)
+        place, size = _deliver(engine, plan, images[0], output, progress)
     return Built(
-        plan=plan_of([one.draft.plan for one in made]),
-        image=BuiltImage(id=made[0].image.id, size=size),
+        plan=plan,
+        image=BuiltImage(id=images[0].id, size=size),
         fresh=any(one.fresh for one in made),
-        seconds=time.monotonic() - started,
-        digest=digest,
+        digest=whole.digest if whole else images[0].digest,
         place=place,
+        pushed=push.finish(plan, images),
+        seconds=time.monotonic() - started,
     )
 
 
@@ -134,31 +143,40 @@ def _check_place(output: Output | None, machines: Sequence[str]) -> None:
 
 
 def _standing(
-    config: Config, spec: ImageSpec, engine: DirectEngine, machine: str, progress: Progress
+    config: Config, spec: ImageSpec, engine: DirectEngine, draft: Draft, progress: Progress
 ) -> _Standing:
-    draft = building.make_draft(config, spec, None, progress, machine)
     check_supported(draft.plan, draft.target)
     image = engine.layout.find(draft.plan.reference)
     # One that an earlier lockstock made may have no evidence.
     if image and engine.layout.referrers(image.digest):
-        return _Standing(draft=draft, image=image, fresh=False)
-    return _Standing(draft=draft, image=_assemble(config, spec, engine, draft, progress), fresh=True)
+        return _Standing(image=image, fresh=False)
+    return _Standing(image=_assemble(config, spec, engine, draft, progress), fresh=True)
 
 
 def _deliver_index(
-    engine: DirectEngine, made: Sequence[_Standing], whole: ImageIndex, output: Output | None
+    engine: DirectEngine, plan: ImagePlan, whole: ImageIndex, output: Output | None
 ) -> tuple[str, int]:
     if output is None:
-        return f"oci:{engine.layout.root}", whole.size
+        return _stays(engine), whole.size
     assert output.path is not None  # noqa: S101 - for the type checker: _check_place lets only layouts by
-    plan = plan_of([one.draft.plan for one in made])
     write_index(whole, engine.layout, (plan.reference, f"{plan.repository}:{LATEST}"), output.path)
     return str(output), whole.size
 
 
-def direct_engine(config: Config, compression: Compression = Compression.GZIP) -> DirectEngine:
-    """Give the engine that works in the folder of a mirror, and compresses new layers in this way."""
-    return DirectEngine(config.root, Layout(config.root).store, compression)
+def _stays(engine: DirectEngine) -> str:
+    return f"oci:{engine.layout.root}"
+
+
+def direct_engine(
+    config: Config,
+    compression: Compression = Compression.GZIP,
+    stood: Callable[[Layer], object] = lambda layer: None,
+) -> DirectEngine:
+    """Give the engine that works in the folder of a mirror, and compresses new layers in this way.
+
+    `stood` is called with each layer as soon as that stands.
+    """
+    return DirectEngine(config.root, Layout(config.root).store, compression, stood)
 
 
 def find_all(
@@ -266,10 +284,9 @@ def _facts(root: RootFs) -> Facts:
 
 
 def _deliver(
-    engine: DirectEngine, draft: Draft, image: Image, output: Output | None, progress: Progress
+    engine: DirectEngine, plan: ImagePlan, image: Image, output: Output | None, progress: Progress
 ) -> tuple[str, int]:
     """Bring the image to its place; give that and the image's size there, in bytes."""
-    plan = draft.plan
     names = (plan.reference, f"{plan.repository}:{LATEST}")
     if output and output.path:
         write = write_archive if output.kind == "tar" else write_layout
@@ -280,7 +297,7 @@ def _deliver(
     except EngineUnavailableError:
         if output:
             raise
-        return f"oci:{engine.layout.root}", image.size
+        return _stays(engine), image.size
     return DOCKER, _load(docker, engine, image, names, progress)
 
 
@@ -308,18 +325,20 @@ def build_with(
     engine: str,
     output: Output | None,
     progress: Progress,
-    platforms: Sequence[str] = (),
+    platforms: Sequence[str],
+    push: Push,
 ) -> Built:
     """Build with the engine `oci`, `docker`, or `auto`: whichever can.
 
-    `auto` is the direct engine, and the Docker engine for what that cannot do.
+    `auto` is the direct engine, and the Docker engine for what that cannot do: neither other platforms nor
+    other places nor registries.
     """
     if engine == DOCKER:
         return _build_in_docker(config, spec, progress)
     try:
-        return build(config, spec, output, progress, platforms)
+        return build(config, spec, output, progress, platforms, push)
     except UnsupportedError as error:
-        if engine != "auto" or platforms or (output and output.kind != DOCKER):
+        if engine != "auto" or platforms or push or (output and output.kind != DOCKER):
             raise
         say(f"note: {error}; building with the Docker engine")
     return _build_in_docker(config, spec, progress)

@@ -7,7 +7,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urljoin
@@ -102,8 +102,17 @@ class Repository:
             "POST", path, params={"mount": digest, "from": source}, expect=(201, 202, 401, 403)
         )
         if answer.status_code == 202:  # an upload was begun instead
-            self._request("DELETE", self._location(answer), expect=(200, 202, 204, 404, 405))
+            self._abandon(self._location(answer))
         return answer.status_code == 201
+
+    def check_push(self) -> None:
+        """Raise PushError where nothing may be pushed here: begin an upload, and give it up."""
+        self._abandon(self._begin())
+
+    def _abandon(self, place: str) -> None:
+        """Give an upload up. Registries do so by themselves some time, and some have no other way."""
+        with suppress(PushError, *FAULTS):
+            self._once("DELETE", place)
 
     def upload(self, digest: str, file: Path) -> None:
         """Send a blob piece by piece; after a cut it goes on where the registry says it stands.

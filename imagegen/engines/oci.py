@@ -52,11 +52,21 @@ class Made:
 
 
 class DirectEngine:
-    """Assembles images in the folder of a mirror, from what its store holds."""
+    """Assembles images in the folder of a mirror, from what its store holds.
 
-    def __init__(self, root: Path, store: Store, compression: Compression = Compression.GZIP) -> None:
+    `stood` is called with each layer of a build as soon as that stands, by several threads.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        store: Store,
+        compression: Compression = Compression.GZIP,
+        stood: Callable[[Layer], object] = lambda layer: None,
+    ) -> None:
         self._root = root
         self._store = store
+        self._stood = stood
         self._layers = Layers(root, compression)
         self.layout = ImageLayout(root / "oci")
 
@@ -148,33 +158,42 @@ class DirectEngine:
         if image:
             with disk_errors(self._layers.blobs):
                 link_layers(image, self._layers.blobs)
+            for layer in image.layers:
+                self._stood(layer)
             return image.layers
         recipe = ["base", plan.base.digest]
         # It is made once, and everybody who has an image of this mirror has pulled it.
         content = Content(tar=_chunks(tarball), facts={}, dense=True)
-        return (self._layers.get(recipe, plan.base.name, lambda: content)[0],)
+        return (self._layer(recipe, plan.base.name, lambda: content)[0],)
+
+    def _layer(
+        self, recipe: object, comment: str, make: Callable[[], Content]
+    ) -> tuple[Layer, Mapping[str, Any]]:
+        layer, facts = self._layers.get(recipe, comment, make)
+        self._stood(layer)
+        return layer, facts
 
     def _venv(self, work: Work) -> Made:
         seeds = work.seeds
         recipe = ["venv, with its claims", work.plan.base.digest, work.python, seeds]
-        return _made(self._layers.get(recipe, "the empty environment", lambda: venv_content(work, seeds)))
+        return _made(self._layer(recipe, "the empty environment", lambda: venv_content(work, seeds)))
 
     def _group(self, work: Work, files: Group) -> Made:
         recipe = ["wheels", work.python, [work.recipe(file) for file in files]]
         comment = ", ".join(f"{file.name} {file.version}" for file in files)
-        return _made(self._layers.get(recipe, comment, lambda: group_content(work, files)))
+        return _made(self._layer(recipe, comment, lambda: group_content(work, files)))
 
     def _part(self, work: Work, part: Part) -> Layer:
         def content() -> Content:
             return Content(tar=work.tar(part.entries(work)), facts={})
 
-        return self._layers.get([work.plan.user, *part.recipe], part.comment, content)[0]
+        return self._layer([work.plan.user, *part.recipe], part.comment, content)[0]
 
     def _settings(self, work: Work) -> Layer:
         entries = work.modules(list(settings_entries(work.plan, work.root, work.venv.python)))
         stream = b"".join(plainly(work.tar(entries)))
         recipe = ["settings", hashlib.sha256(stream).hexdigest()]
-        return self._layers.get(recipe, "settings", lambda: Content(tar=[stream], facts={}))[0]
+        return self._layer(recipe, "settings", lambda: Content(tar=[stream], facts={}))[0]
 
 
 def _compiler(plan: ImagePlan, target: Target, root: RootFs, programs: BaseRoot) -> Compiler | None:

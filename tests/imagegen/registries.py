@@ -19,11 +19,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from imagegen.delivery import Delivery
 from imagegen.layers import Content, Layers
 from imagegen.live import Silent
 from imagegen.oci import Image, ImageLayout, make_image
 from imagegen.plan import make_plan
-from imagegen.push import push
 from imagegen.reference import Reference
 from tests.imagegen.plans import BASE, SNAPSHOT, SPEC, TARGET
 
@@ -98,7 +98,8 @@ class Made:
         self.layout.add(self.image, [PLAN.reference])
 
     def push(self, reference: str, *tags: str) -> Any:
-        return push(self.image, self.layout, Reference.parse(reference), tags, Silent())
+        with Delivery(self.layout, Reference.parse(reference), Silent()) as delivery:
+            return delivery.finish([self.image], tags)
 
 
 def docker_config(folder: Path, registry: str, secret: str = SECRET) -> Path:

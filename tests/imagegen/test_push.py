@@ -20,7 +20,7 @@ from imagegen import credentials
 from imagegen.credentials import Credentials, find_credentials
 from imagegen.errors import BadReferenceError, PushError
 from imagegen.live import Silent
-from imagegen.push import push_each, read_lock, tags_of, write_lock
+from imagegen.push import Push, read_lock, tags_of, write_lock
 from imagegen.reference import Reference
 from imagegen.referrers import MANIFEST_TYPE
 from imagegen.registry import Repository
@@ -350,7 +350,7 @@ def test_a_damaged_images_lock_is_not_taken_as_empty(tmp_path: Path, made: Made,
     for use in (
         lambda: read_lock(file, "dev"),
         lambda: write_lock(file, "dev", []),
-        lambda: push_each(file, "dev", [made.image], made.layout, [(nowhere, ["1"])], Silent()),
+        lambda: Push(file, made.layout, [nowhere], ["1"], Silent()),
     ):
         with pytest.raises(LockError, match="it is damaged") as caught:
             use()
@@ -368,13 +368,18 @@ def test_what_was_pushed_before_a_failure_is_noted(registry: Registry, made: Mad
     write_lock(file, "other", [])
     with Fake() as refusing:
         refusing.answers["GET /v2/"] = (403, {}, b"")
-        targets = [(Reference.parse(f"{host}/dev"), ["1"]) for host in (registry.host, refusing.host)]
+        targets = [Reference.parse(f"{host}/dev") for host in (registry.host, refusing.host)]
 
-        with pytest.raises(PushError, match="it answers 403"):
-            push_each(file, "dev", [made.image], made.layout, targets, Silent())
+        def refused(wanted: list[Reference]) -> None:
+            with (
+                Push(file, made.layout, wanted, ["1"], Silent()) as push,
+                pytest.raises(PushError, match="it answers 403"),
+            ):
+                push.finish(PLAN, [made.image])
+
+        refused(targets)
         before = file.read_bytes()
-        with pytest.raises(PushError, match="it answers 403"):
-            push_each(file, "dev", [made.image], made.layout, targets[1:], Silent())
+        refused(targets[1:])
 
     assert read_lock(file, "dev") == f"{registry.host}/dev@{made.image.digest}"
     assert sorted(json.loads(before)["images"]) == ["dev", "other"]
