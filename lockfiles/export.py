@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lockfiles.errors import LockError
-from lockfiles.model import GitSource, Package, PathSource, UrlSource
+from lockfiles.filenames import name_and_version
+from lockfiles.model import Artifact, GitSource, Package, PathSource, UrlSource
 from lockfiles.select import Choice, Selection
 from lockfiles.urls import redact, without_credentials
 
@@ -13,8 +14,9 @@ from lockfiles.urls import redact, without_credentials
 def export_requirements(selection: Selection) -> str:
     """Give a requirements.txt with the one file of each package, for `pip install --require-hashes`.
 
-    No hash can stand for a repository or a folder, and pip then refuses the whole file: these are
-    comments. Raises LockError where a version or a place would be read as more than that.
+    What was locked to a URL is pinned like the rest where its file name says what it is: that is how the
+    mirror's index has it, and the URL may be out of reach. No hash can stand for a repository or a folder,
+    and pip then refuses the whole file: these are comments. Raises LockError where a version or a place would be read as more than that.
     """
     lines = [f"# for {selection.target}", *map(_pinned, selection.choices), *_comments(selection.sources)]
     return "".join(f"{line}\n" for line in lines)
@@ -22,13 +24,25 @@ def export_requirements(selection: Selection) -> str:
 
 def _pinned(choice: Choice) -> str:
     package, artifact = choice.package, choice.artifact
+    version = package.version
     if isinstance(package.source, UrlSource):
+        version = _told_by_name(package, artifact, package.source)
+    if isinstance(package.source, UrlSource) and version is None:
         place = f"#subdirectory={package.source.subdirectory}" if package.source.subdirectory else ""
         requirement = f"{package.name} @ {_word(package, without_credentials(package.source.url) + place)}"
     else:
-        requirement = f"{package.name}=={_word(package, package.version or '')}"
+        requirement = f"{package.name}=={_word(package, version or '')}"
     digests = sorted(d for d in artifact.digests or package.digests if d.is_strong)
     return " \\\n    ".join([requirement, *(f"--hash={digest}" for digest in digests)])
+
+
+def _told_by_name(package: Package, artifact: Artifact, source: UrlSource) -> str | None:
+    """Give the version by which an index finds a file; None where it finds it by none."""
+    try:
+        name, version = name_and_version(artifact.filename)
+    except ValueError:
+        return None
+    return version if name == package.name and source.subdirectory is None else None
 
 
 def _comments(sources: tuple[Package, ...]) -> Iterator[str]:

@@ -38,13 +38,17 @@ def rewrite(
 ) -> None:
     """Write a lock with the file URLs of the mirror, and every other byte as it was.
 
-    uv, pip, npm, Yarn 1 and Bun fetch from the URLs that their locks carry, whatever index they are
-    told to use.
+    uv, pip, PDM with static_urls, npm, Yarn 1 and Bun fetch from the URLs that their locks carry,
+    whatever index they are told to use; all tools do so with a package that is locked to one URL.
     """
-    from mirror.relocate import relocated
+    from mirror.relocate import left_elsewhere, relocated
 
     loaded = configuration.load_or_default(config)
-    _write(relocated(loaded, read_lock(LockSpec(name="lock", path=lock)), index), output)
+    before = read_lock(LockSpec(name="lock", path=lock))
+    text = relocated(loaded, before, index)
+    _write(text, output)
+    for sentence in left_elsewhere(before, text):
+        say(sentence)
 
 
 @commands.command("export-requirements")

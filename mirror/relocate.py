@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from lockfiles.model import Artifact, Digest, IndexSource, Package
+from lockfiles.model import Artifact, Digest, GitSource, IndexSource, Package, UrlSource
 from lockfiles.rewrite import rewrite
 from mirror.config import Config
 from mirror.errors import DigestMismatchError, NotFoundUpstreamError, UpstreamError
@@ -14,6 +14,8 @@ from mirror.upstream.http import UnreachableError
 from mirror.upstream.session import Upstream, connect
 from mirror.upstream.settings import UpstreamSettings, without_secrets
 
+_SERVED = (IndexSource, UrlSource)
+
 
 def relocated(config: Config, lock: LockText, index: str) -> str:
     """Give the lock's text with the URLs by which `index` serves its files; all else stays.
@@ -22,9 +24,9 @@ def relocated(config: Config, lock: LockText, index: str) -> str:
     LockError where the format has no URLs, NotFoundUpstreamError where the index has no file of the
     lock at all, and UpstreamError.
     """
-    packages = [p for p in lock.parse().packages if isinstance(p.source, IndexSource) and p.artifacts]
-    filename = lock.spec.path.name
-    rewrite(filename, lock.text, lambda artifact: None)  # refuses other formats before anything is asked
+    packages = [p for p in lock.parse().packages if isinstance(p.source, _SERVED) and p.artifacts]
+    filename, read = lock.spec.path.name, lock.includes.__getitem__
+    rewrite(filename, lock.text, lambda _: None, read)  # refuses other locks before anything is asked
     urls = asyncio.run(_urls(config, index, packages))
     if packages and not urls:
         raise NotFoundUpstreamError(
@@ -36,7 +38,18 @@ def relocated(config: Config, lock: LockText, index: str) -> str:
     def url_for(artifact: Artifact) -> str | None:
         return next((urls[digest] for digest in artifact.digests if digest in urls), None)
 
-    return rewrite(filename, lock.text, url_for)
+    return rewrite(filename, lock.text, url_for, read)
+
+
+def left_elsewhere(lock: LockText, text: str) -> tuple[str, ...]:
+    """Say of each package of a relocated lock that clients still fetch it from where it always was."""
+    found = []
+    for package in lock.parse().packages:
+        if isinstance(package.source, GitSource):
+            found.append(f"{package.name} is still fetched from its git repository")
+        elif isinstance(package.source, UrlSource) and package.source.url in text:
+            found.append(f"{package.name} is still fetched from {without_secrets(package.source.url)}")
+    return tuple(found)
 
 
 async def _urls(config: Config, index: str, packages: list[Package]) -> dict[Digest, str]:

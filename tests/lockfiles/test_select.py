@@ -192,6 +192,9 @@ def test_a_python_without_its_patch_release_takes_what_any_of_them_does() -> Non
 def test_exported_requirements(tmp_path: Path) -> None:
     url = "https://user:secret@files.example/direct-1.0-py3-none-any.whl"
     direct = Artifact(filename="direct-1.0-py3-none-any.whl", digests=(SHA,), url=url)
+    archive = Artifact(
+        filename="v1.0.tar.gz", digests=(SHA,), url="https://user:secret@files.example/v1.0.tar.gz"
+    )
     git = parse(
         "requirements.txt", f"g @ git+https://user:secret@git.example/g@{'c' * 40}\n-e ./here\n"
     ).packages
@@ -200,6 +203,7 @@ def test_exported_requirements(tmp_path: Path) -> None:
             lock(
                 package("demo-1.0-py3-none-any.whl"),
                 Package(name="direct", version="1.0", artifacts=(direct,), source=UrlSource(url=url)),
+                Package(name="archived", artifacts=(archive,), source=UrlSource(url=archive.url or "")),
                 *git,
             ),
             LINUX,
@@ -207,11 +211,12 @@ def test_exported_requirements(tmp_path: Path) -> None:
     )
     assert text == (
         "# for 3.12.1/linux/amd64/glibc2.36\n"
+        f"archived @ https://files.example/v1.0.tar.gz \\\n    --hash={SHA}\n"
         f"demo==1.0 \\\n    --hash={SHA}\n"
-        f"direct @ https://files.example/direct-1.0-py3-none-any.whl \\\n    --hash={SHA}\n"
+        f"direct==1.0 \\\n    --hash={SHA}\n"
         f"# ./here from ./here\n# g @ git+https://git.example/g@{'c' * 40}\n"
     )
-    assert [p.name for p in parse("requirements.txt", text).packages] == ["demo", "direct"]
+    assert [p.name for p in parse("requirements.txt", text).packages] == ["archived", "demo", "direct"]
 
 
 @pytest.mark.parametrize(
@@ -219,7 +224,7 @@ def test_exported_requirements(tmp_path: Path) -> None:
     [
         ("1.0 --hash=sha256:" + "0" * 64, IndexSource()),
         ("1.0\n--index-url https://me:secret@evil.example", IndexSource()),
-        (None, UrlSource(url="https://files.example/demo-1.0-py3-none-any.whl?x\n--pre")),
+        (None, UrlSource(url="https://files.example/demo-1.0-py3-none-any.whl?x\n--pre", subdirectory="x")),
         (None, GitSource(url="https://git.example/demo\n--pre", commit="c" * 40)),
         (None, PathSource(path="demo\n--pre")),
     ],

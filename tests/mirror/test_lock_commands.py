@@ -82,6 +82,31 @@ def test_rewrite_of_a_format_without_urls(project: Project, index: IndexServer, 
     assert "carries no file URLs" in ended.stderr
 
 
+def test_what_is_locked_to_a_url_comes_from_the_mirror_and_from_git_does_not(
+    project: Project, index: IndexServer, wheels: Path
+) -> None:
+    make_wheel(wheels, "flask", "3.0.0")
+    made = make_wheel(wheels, "click", "8.1.0")
+    (archive := wheels / "v2.0.tar.gz").write_bytes(b"an archive that its name does not tell")
+    lines = [
+        f"flask @ https://files.example/{(wheels / 'flask-3.0.0-py3-none-any.whl').name}",
+        f"plain @ https://files.example/{archive.name}",
+    ]
+    files = (wheels / "flask-3.0.0-py3-none-any.whl", archive)
+    text = "".join(f"{line} --hash=sha256:{digest(f)}\n" for line, f in zip(lines, files, strict=True))
+    text += f"click==8.1.0 --hash=sha256:{digest(made)}\ncode @ git+https://git.example/code@{'c' * 40}\n"
+    (project.folder / "requirements.txt").write_text(text)
+    ended = project.mirror("rewrite", "requirements.txt", "--index", index.index)
+    assert ended.returncode == 0, ended.stderr
+    (new,) = set(ended.stdout.splitlines()) - set(text.splitlines())
+    assert new == lines[0].replace("https://files.example", f"{index.url}/files") + (
+        f" --hash=sha256:{digest(files[0])}"
+    )
+    assert "code is still fetched from its git repository" in ended.stderr
+    assert "plain is still fetched from https://files.example/v2.0.tar.gz" in ended.stderr
+    assert "flask is" not in ended.stderr
+
+
 def test_rewrite_while_the_mirror_is_not_served(locked: Project) -> None:
     ended = locked.mirror("rewrite", "uv.lock", "--index", "http://127.0.0.1:1/simple/")
 
