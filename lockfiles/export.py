@@ -16,7 +16,8 @@ def export_requirements(selection: Selection) -> str:
 
     What was locked to a URL is pinned like the rest where its file name says what it is: that is how the
     mirror's index has it, and the URL may be out of reach. No hash can stand for a repository or a folder,
-    and pip then refuses the whole file: these are comments. Raises LockError where a version or a place would be read as more than that.
+    and pip then refuses the whole file: these are comments. Raises LockError where a version or a place
+    would be read as more than that.
     """
     lines = [f"# for {selection.target}", *map(_pinned, selection.choices), *_comments(selection.sources)]
     return "".join(f"{line}\n" for line in lines)
