@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,14 +56,18 @@ class Claims:
         """Give them as plain data."""
         return {"package": self.package, "files": dict(self.files), "scripts": list(self.scripts)}
 
-    def modules(self) -> Iterator[str]:
-        """Give all modules and packages, dotted."""
-        for path in self.files:
-            _, found, inside = path.partition("/site-packages/")
-            *folders, name = inside.split("/") if found else [""]
-            yield from (".".join(folders[: depth + 1]) for depth in range(len(folders)))
-            if name.endswith((".py", ".so")):
-                yield ".".join([*folders, name.partition(".")[0]])
+    def has_module(self, module: str) -> bool:
+        """Say whether a module or package, dotted, is in it."""
+        place = module.replace(".", "/")
+        insides = (path.partition("/site-packages/")[2] for path in self.files)
+        return any(_is_of(inside[len(place) :]) for inside in insides if inside.startswith(place))
+
+
+def _is_of(rest: str) -> bool:
+    """Say whether what follows the name of a module is the rest of its own file's name, or leads into it."""
+    return rest.startswith("/") or (
+        rest.startswith(".") and rest.endswith((".py", ".so")) and "/" not in rest
+    )
 
 
 def check_together(claims: Iterable[Claims], *, scripts: bool = True) -> None:
@@ -73,33 +77,47 @@ def check_together(claims: Iterable[Claims], *, scripts: bool = True) -> None:
     bring the same file), WheelError where a script calls a module that none of them has.
     """
     found = list(claims)
-    seen: dict[str, tuple[str, str]] = {}
+    seen: dict[str, str] = {}
     for claim in found:
-        for path, digest in claim.files.items():
-            other, package = seen.setdefault(path, (digest, claim.package))
-            if other != digest:
-                raise CollisionError(f"this and {package} both want to be /{path}", where=claim.package)
-    _check_folders({path: package for path, (_, package) in seen.items()})
+        # Files are tens of thousands, and those that two wheels want are few: sets find them at once.
+        for path in sorted(seen.keys() & claim.files.keys()):
+            if seen[path] != claim.files[path]:
+                raise CollisionError(
+                    f"this and {_owner(found, path)} both want to be /{path}", where=claim.package
+                )
+        seen |= claim.files
+    _check_folders(found, seen)
     if scripts:
         _check_scripts(found)
 
 
-def _check_folders(owners: Mapping[str, str]) -> None:
-    folders = {path.rpartition("/")[0]: package for path, package in owners.items()}
+def _owner(claims: Iterable[Claims], path: str) -> str:
+    """Name the first package that wants a file, or has one below a path that ends in a slash."""
+    return next(
+        claim.package
+        for claim in claims
+        if path in claim.files or (path.endswith("/") and any(file.startswith(path) for file in claim.files))
+    )
+
+
+def _check_folders(claims: Sequence[Claims], files: Mapping[str, str]) -> None:
+    folders = {path.rpartition("/")[0] for path in files}
     while folders:
-        for folder, package in folders.items():
-            if folder in owners:
-                raise CollisionError(
-                    f"/{folder} is a folder of it, and a file of {owners[folder]}", where=package
-                )
-        folders = {path.rpartition("/")[0]: package for path, package in folders.items() if "/" in path}
+        for folder in sorted(files.keys() & folders):
+            raise CollisionError(
+                f"/{folder} is a folder of it, and a file of {_owner(claims, folder)}",
+                where=_owner(claims, f"{folder}/"),
+            )
+        folders = {path.rpartition("/")[0] for path in folders if "/" in path}
 
 
-def _check_scripts(claims: Iterable[Claims]) -> None:
-    modules = {module for claim in claims for module in claim.modules()}
+def _check_scripts(claims: Sequence[Claims]) -> None:
     for claim in claims:
         for script, module in claim.scripts:
-            if module not in modules and module.partition(".")[0] not in sys.stdlib_module_names:
+            if module.partition(".")[0] in sys.stdlib_module_names:
+                continue
+            # It is nearly always one of the same wheel.
+            if not any(one.has_module(module) for one in (claim, *claims)):
                 raise WheelError(
                     f"its script {script!r} calls {module}, and no package of the image has that module",
                     where=claim.package,
