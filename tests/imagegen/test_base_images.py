@@ -531,6 +531,25 @@ class TestPlatforms:
             accept = {"Accept": "application/vnd.oci.image.index.v1+json"}
             assert registry.get("team/dev/manifests/1", headers=accept).json() == index
 
+    def test_two_are_pushed_while_they_are_made(
+        self, made: StockedProject, tmp_path: Path, free_port: int
+    ) -> None:
+        (made.folder / "lockstock.toml").write_text(CONFIG.format(base="oci:../base:1") + "compile = false\n")
+        platforms = ("--platform", "linux/amd64", "--platform", "linux/arm64")
+        with Registry(tmp_path, free_port) as registry:
+            report = built(made, *platforms, "--push", f"{registry.host}/team/dev:1")
+
+            assert report["changed"]
+            assert report["pushed"][0]["reference"] == f"{registry.host}/team/dev@{report['manifest']}"
+            accept = {"Accept": "application/vnd.oci.image.index.v1+json"}
+            index = registry.get("team/dev/manifests/1", headers=accept).json()
+            assert [entry["platform"]["architecture"] for entry in index["manifests"]] == ["amd64", "arm64"]
+            for entry in index["manifests"]:
+                single = registry.get(f"team/dev/manifests/{entry['digest']}", headers={"Accept": MANIFEST})
+                for layer in single.json()["layers"]:
+                    answer = registry.get(f"team/dev/blobs/{layer['digest']}")
+                    assert len(answer.content) == layer["size"]
+
     @pytest.mark.parametrize("place", ["tar:x.tar", "docker"])
     def test_an_engine_takes_one_platform_only(self, made: StockedProject, place: str) -> None:
         (made.folder / "lockstock.toml").write_text(CONFIG.format(base="oci:../base:1") + "compile = false\n")

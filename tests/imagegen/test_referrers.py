@@ -6,6 +6,7 @@ import hashlib
 import json
 import platform
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -182,7 +183,10 @@ class TestSeveralPlatforms:
 
 
 class Answering(BaseHTTPRequestHandler):
-    """A registry whose answers are set by path; it notes what it was asked for, and by whom."""
+    """A registry whose answers are set by path; it notes what it was asked for, and by whom.
+
+    An answer with the status 0 never comes.
+    """
 
     protocol_version = "HTTP/1.1"
     answers: dict[str, tuple[int, dict[str, str], bytes]]
@@ -192,6 +196,8 @@ class Answering(BaseHTTPRequestHandler):
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.asked.append((self.command, self.path, self.headers.get("Authorization", "")))
         status, headers, body = self.answers.get(f"{self.command} {self.path}", (404, {}, b""))
+        while not status:
+            time.sleep(60)
         self.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(body))}.items():
             self.send_header(name, value)
@@ -205,6 +211,15 @@ class Answering(BaseHTTPRequestHandler):
         self.answer()
 
     def do_PUT(self) -> None:
+        self.answer()
+
+    def do_HEAD(self) -> None:
+        self.answer()
+
+    def do_PATCH(self) -> None:
+        self.answer()
+
+    def do_DELETE(self) -> None:
         self.answer()
 
     def log_message(self, *_: object) -> None:
