@@ -121,7 +121,7 @@ def _filled(
     gc.freeze()  # what is there stays: to look through it again and again takes longer than it frees
     gc.set_threshold(50_000)
     start = prepare()
-    # aiohttp and what stands on it take longer to import than a run with no changes does.
+    # What asks upstreams takes longer to import than a run with no changes does.
     from mirror.fill import fill
 
     start()

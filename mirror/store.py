@@ -22,6 +22,7 @@ from mirror.errors import DigestMismatchError, DiskFullError, OversizedError, St
 
 _NOTED = ("sha384", "sha512")  # strong, and not what files are held by
 _TEMPORARY = ".tmp"
+_BUFFER = 1 << 19  # bytes: of a file that comes in small pieces, each write would cost more than its copy
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -72,7 +73,7 @@ class Store:
         """
         with disk_errors(self.root):
             self.incoming.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self.incoming, delete=False) as file:
+            with tempfile.NamedTemporaryFile(dir=self.incoming, buffering=_BUFFER, delete=False) as file:
                 try:
                     yield Incoming(file, expected)
                 finally:

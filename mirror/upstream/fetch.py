@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from aiohttp import ClientResponse
 from isal.igzip import IGzipFile
 from isal.igzip_lib import IsalError
 
 from mirror.errors import NotFoundUpstreamError, TruncatedError, UpstreamError
 from mirror.store import Expected, Incoming, Store
-from mirror.upstream.http import Client, UnreachableError
+from mirror.upstream.curl import Answer, Sink, UnreachableError
+from mirror.upstream.http import Client
 from mirror.upstream.settings import expanded, without_secrets
 
 _T = TypeVar("_T")
@@ -53,20 +53,28 @@ async def get(
     """Read a page of at most 64 MiB; None where there is none (404). Raises UpstreamError."""
 
     async def attempt() -> Page | None:
-        asked = {"Accept-Encoding": "gzip", **(headers or {})}
-        async with client.ask(url, asked) as response:
-            if response.status in _GONE:
+        body = bytearray()
+
+        def begin(answer: Answer) -> Sink | None:
+            if answer.status in _GONE:
                 return None
-            _check_status(response)
-            body, pace = bytearray(), _Pace(url)
-            async for chunk in response.content.iter_any():
-                body += chunk
-                pace.count(len(chunk))
+            _check_status(answer)
+            body.clear()
+            pace = _Pace(url)
+
+            def take(piece: bytes) -> None:
+                body.extend(piece)
+                pace.count(len(piece))
                 if len(body) > _PAGE_LIMIT:
                     raise UpstreamError("the page has no end", where=without_secrets(url))
-            page = _unpacked(body, response.headers.get("Content-Encoding", "").lower(), url)
-            kind = response.headers.get("Content-Type", "")
-            return Page(kind=kind, body=page, url=str(response.url))
+
+            return take
+
+        answer = await client.ask(url, begin, {"Accept-Encoding": "gzip", **(headers or {})})
+        if answer.status in _GONE:
+            return None
+        page = _unpacked(body, answer.header("Content-Encoding").lower(), url)
+        return Page(kind=answer.header("Content-Type"), body=page, url=answer.url)
 
     return await _retry(attempt, retries)
 
@@ -135,28 +143,37 @@ async def _transfer(client: Client, url: str, incoming: Incoming, advance: Advan
     headers = {"Accept-Encoding": "identity"}
     if incoming.received:
         headers["Range"] = f"bytes={incoming.received}-"
-    async with client.ask(url, headers) as response:
-        if response.status in _GONE:
-            raise NotFoundUpstreamError(
-                "the file is not there", where=without_secrets(url), hint="lock again"
-            )
-        if response.status == _NO_SUCH_RANGE and incoming.received:
-            _begin_again(incoming, advance)  # at the next try: the file is another, or what came too much
-            raise _StatusError(response)
-        _check_status(response)
-        if incoming.received and not _continues(response, incoming.received):
-            _begin_again(incoming, advance)
+
+    def begin(answer: Answer) -> Sink:
+        _check_file(answer, incoming, advance, url)
         pace = _Pace(url)
-        async for chunk in response.content.iter_any():  # a chunk size would lose the last before a cut
-            incoming.write(chunk)
-            advance(len(chunk))
-            pace.count(len(chunk))
+
+        def take(piece: bytes) -> None:
+            incoming.write(piece)
+            advance(len(piece))
+            pace.count(len(piece))
+
+        return take
+
+    await client.ask(url, begin, headers, alone=True)
     if incoming.expected.size is not None and incoming.received < incoming.expected.size:
         raise TruncatedError(
             f"the upstream stopped after {incoming.received} of {incoming.expected.size} bytes",
             where=without_secrets(url),
             hint="run the refresh again; what was stocked is kept",
         )
+
+
+def _check_file(answer: Answer, incoming: Incoming, advance: Advance, url: str) -> None:
+    """See that an answer is the file, or its rest; where it is the whole one, begin again."""
+    if answer.status in _GONE:
+        raise NotFoundUpstreamError("the file is not there", where=without_secrets(url), hint="lock again")
+    if answer.status == _NO_SUCH_RANGE and incoming.received:
+        _begin_again(incoming, advance)  # at the next try: the file is another, or what came too much
+        raise _StatusError(answer)
+    _check_status(answer)
+    if incoming.received and not _continues(answer, incoming.received):
+        _begin_again(incoming, advance)
 
 
 def _begin_again(incoming: Incoming, advance: Advance) -> None:
@@ -185,10 +202,8 @@ class _Pace:
         self._begun, self._bytes = time.monotonic(), 0
 
 
-def _continues(response: ClientResponse, received: int) -> bool:
-    return response.status == 206 and response.headers.get("Content-Range", "").startswith(
-        f"bytes {received}-"
-    )
+def _continues(answer: Answer, received: int) -> bool:
+    return answer.status == 206 and answer.header("Content-Range").startswith(f"bytes {received}-")
 
 
 def local_path(url: str) -> Path:
@@ -212,13 +227,13 @@ def _copy(path: Path, incoming: Incoming, advance: Advance) -> None:
 class _StatusError(UpstreamError):
     """An answer that another try may change, with the pause that the upstream asks for."""
 
-    def __init__(self, response: ClientResponse) -> None:
+    def __init__(self, answer: Answer) -> None:
         super().__init__(
-            f"the upstream answers {response.status} {response.reason or ''}".rstrip(),
-            where=without_secrets(str(response.url)),
+            f"the upstream answers {answer.status} {answer.reason}".rstrip(),
+            where=without_secrets(answer.url),
             hint="try again later; what was stocked before is kept and served",
         )
-        self.pause = _retry_after(response.headers.get("Retry-After", ""))
+        self.pause = _retry_after(answer.header("Retry-After"))
 
 
 def _retry_after(text: str) -> float | None:
@@ -231,20 +246,18 @@ def _retry_after(text: str) -> float | None:
         return None
 
 
-def _check_status(response: ClientResponse) -> None:
-    if response.status in _WORTH_RETRYING:
-        raise _StatusError(response)
-    if response.status in (401, 403, 407):
+def _check_status(answer: Answer) -> None:
+    if answer.status in _WORTH_RETRYING:
+        raise _StatusError(answer)
+    if answer.status in (401, 403, 407):
         raise UpstreamError(
-            f"the upstream refuses access ({response.status})",
-            where=without_secrets(str(response.url)),
+            f"the upstream refuses access ({answer.status})",
+            where=without_secrets(answer.url),
             hint="give credentials as pip takes them (in the index URL of its configuration, or in netrc), "
             "or npm (`_authToken` in .npmrc)",
         )
-    if response.status not in (200, 206):
-        raise UpstreamError(
-            f"the upstream answers {response.status}", where=without_secrets(str(response.url))
-        )
+    if answer.status not in (200, 206):
+        raise UpstreamError(f"the upstream answers {answer.status}", where=without_secrets(answer.url))
 
 
 async def _retry(attempt: Callable[[], Awaitable[_T]], retries: int) -> _T:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import socket
 
-import aiohttp
-from aiohttp.abc import ResolveResult
 from yarl import URL
 
 from mirror.errors import UpstreamError
 from mirror.gate.addresses import refusal
+from mirror.upstream.curl import UnreachableError
 from mirror.upstream.settings import UpstreamSettings
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
-class Resolver(aiohttp.ThreadedResolver):
+class Resolver:
     """Gives only addresses that may be dialled.
 
     Hosts that the user's own settings name are trusted; an index's page or a redirect may lead to
@@ -25,28 +25,26 @@ class Resolver(aiohttp.ThreadedResolver):
     """
 
     def __init__(self, settings: UpstreamSettings) -> None:
-        super().__init__()
         self._named = {host for url in settings.named if (host := _host(url))}
+        self._found: dict[str, asyncio.Task[tuple[str, ...]]] = {}
 
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        """Look a name up, and check what it stands for. Raises OSError and UpstreamError."""
-        found = await self._look_up(host, port, family)
-        await self._check(host, [str(one["host"]) for one in found])
+    async def addresses(self, host: str) -> tuple[str, ...]:
+        """Look a name up, once, and check what it stands for; an address itself stands for nothing else.
+
+        Raises UpstreamError and UnreachableError.
+        """
+        if ":" in host or host.replace(".", "").isdigit():
+            await self._check(host, (_literal(host),))
+            return ()
+        try:
+            found = await self._look_up(host)
+        except OSError as error:
+            reason = f"cannot be reached: {error.strerror or error}"
+            raise UnreachableError(reason, where=host, hint="check the name and the network") from error
+        await self._check(host, found)
         return found
 
-    async def check_literal(self, host: str) -> None:
-        """Check a host that is an address itself, which is not looked up. Raises UpstreamError."""
-        if ":" not in host and not host.replace(".", "").isdigit():  # as aiohttp tells them
-            return
-        try:
-            ipaddress.ip_address(host.partition("%")[0])
-        except ValueError as error:  # the system may read 2130706433 as an address, too
-            raise UpstreamError("cannot be fetched: the host is no address", where=host) from error
-        await self._check(host, [host])
-
-    async def _check(self, host: str, addresses: list[str]) -> None:
+    async def _check(self, host: str, addresses: tuple[str, ...]) -> None:
         if host in self._named or not any(map(_is_private, addresses)):
             return
         for name in sorted(self._named):
@@ -59,15 +57,33 @@ class Resolver(aiohttp.ThreadedResolver):
             found = await self._look_up(name)
         except OSError:  # a proxy may know it
             return False
-        return any(_is_private(str(one["host"])) for one in found)
+        return any(map(_is_private, found))
 
-    async def _look_up(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
+    async def _look_up(self, host: str) -> tuple[str, ...]:
+        """Give the addresses of a name. Raises OSError."""
+        if host not in self._found:
+            self._found[host] = asyncio.create_task(_resolved(host))
         try:
-            return await super().resolve(host, port, family)
-        except UnicodeError as error:  # a name may not even be one
-            raise OSError(str(error)) from error
+            return await asyncio.shield(self._found[host])
+        except OSError:
+            self._found.pop(host, None)  # the next try may find it
+            raise
+
+
+async def _resolved(host: str) -> tuple[str, ...]:
+    loop = asyncio.get_running_loop()
+    try:
+        found = await loop.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except UnicodeError as error:  # a name may not even be one
+        raise OSError(str(error)) from error
+    return tuple(dict.fromkeys(str(address[0]) for *_, address in found))
+
+
+def _literal(host: str) -> str:
+    try:
+        return str(ipaddress.ip_address(host.partition("%")[0]))
+    except ValueError as error:  # the system may read 2130706433 as an address, too
+        raise UpstreamError("cannot be fetched: the host is no address", where=host) from error
 
 
 def _is_private(address: str) -> bool:

@@ -26,11 +26,14 @@ from cryptography.x509.oid import NameOID
 from lockfiles.model import Digest
 from mirror.errors import TruncatedError, UpstreamError
 from mirror.store import Expected, Store
+from mirror.upstream.curl import UnreachableError
 from mirror.upstream.fetch import Page, fetch, get
-from mirror.upstream.http import UnreachableError, http_client
+from mirror.upstream.http import http_client
 from mirror.upstream.settings import UpstreamSettings
 from tests.index_server import Answer, IndexServer
 from tests.wheels import digest
+
+_IDLE = 1.2  # seconds: libcurl looks at a connection that nobody used for one
 
 
 @pytest.fixture
@@ -113,7 +116,7 @@ def test_an_idle_connection_that_the_server_ends_is_not_used_again(
                 page = await get(client, f"{server.url}/page", 0)
                 assert isinstance(page, Page)
                 bodies.append(page.body)
-                await asyncio.sleep(0.2)
+                await asyncio.sleep(_IDLE)
         return bodies
 
     with IndexServer(wheels, tls=tls(certificate) if secure else None) as server:
@@ -139,7 +142,7 @@ def test_an_answer_that_nobody_asked_for_is_not_the_next_one() -> None:
                 for _ in range(3):
                     page = await get(client, place, 0)
                     bodies.append(page.body if page else b"")
-                    await asyncio.sleep(0.2)
+                    await asyncio.sleep(_IDLE)
         return bodies
 
     assert asyncio.run(run()) == [b"good"] * 3

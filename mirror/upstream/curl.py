@@ -1,0 +1,310 @@
+"""Requests by libcurl: over HTTP/2 where it is offered, else over connections of HTTP/1.1 that are kept."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import ssl
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pycurl
+from yarl import URL
+
+from mirror.errors import TruncatedError, UpstreamError
+from mirror.upstream.settings import UpstreamSettings, without_secrets
+
+_USER_AGENT = "User-Agent: lockstock"
+_LONGEST_TIMEOUT = (1 << 31) - 1  # milliseconds
+_BEGINNING = 4  # time-outs: for the connection, for what a proxy says, for TLS, and for all of the headers
+_FIRST = 2  # time-outs: until the first of the headers
+_BUFFER = 1 << 18
+_LEFTOVER = 1 << 16  # bytes of a body that nobody wants, which cost less than another connection
+_CUT_OFF = frozenset({pycurl.E_PARTIAL_FILE, pycurl.E_GOT_NOTHING, pycurl.E_HTTP2, 92})  # and its streams
+_BROKEN = frozenset({pycurl.E_RECV_ERROR, pycurl.E_SEND_ERROR})
+_UNREADABLE = frozenset({pycurl.E_UNSUPPORTED_PROTOCOL, pycurl.E_FTP_WEIRD_SERVER_REPLY})
+_NO_CERTIFICATE = frozenset({pycurl.E_SSL_CERTPROBLEM, pycurl.E_SSL_CACERT_BADFILE})
+_ALONE = {pycurl.HTTP_VERSION: pycurl.CURL_HTTP_VERSION_1_1}
+# Who comes while the first connection is made waits to share it.
+_SHARED = {pycurl.HTTP_VERSION: pycurl.CURL_HTTP_VERSION_2TLS, pycurl.PIPEWAIT: 1}
+_CLIENTS = "`pip config list` or `npm config list`"
+
+
+class UnreachableError(UpstreamError):
+    """No connection, or none that lasts; another try may find one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What an upstream says before it sends anything. `headers` are by their names in lower case."""
+
+    status: int
+    reason: str
+    url: str
+    headers: Mapping[str, str] = field(repr=False)
+
+    def header(self, name: str) -> str:
+        """Give a header, empty where there is none."""
+        return self.headers.get(name.lower(), "")
+
+
+Sink = Callable[[bytes], object]
+# Is shown an answer before its body comes, and says what takes that; None is for a body that nobody wants.
+# Both may raise to end the request.
+Begin = Callable[[Answer], Sink | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """How a place is reached: through a proxy, or at these addresses and no others.
+
+    An address that is dialled as it is written has none. `checked` says that its certificate must be right.
+    """
+
+    proxy: URL | None = None
+    addresses: tuple[str, ...] = ()
+    checked: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What is asked with, and who takes the answer.
+
+    `alone` says that nothing else is to share the connection, which then is one of HTTP/1.1.
+    """
+
+    begin: Begin
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    alone: bool = False
+
+
+class Wire:
+    """All connections; an async context manager. Raises UpstreamError for certificates that are not there."""
+
+    def __init__(self, settings: UpstreamSettings, connections: int) -> None:
+        self._timeout = settings.timeout or math.inf
+        self._certificates = _certificates(settings)
+        self._multi: Any = pycurl.AsyncCurlMulti()
+        self._multi.setopt(pycurl.M_MAXCONNECTS, connections)
+
+    async def __aenter__(self) -> Wire:
+        """Open nothing yet."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close all connections."""
+        await self._multi.aclose()
+
+    async def get(self, place: URL, request: Request, route: Route) -> Answer:
+        """Ask for a place; give the answer when all of its body came. Raises UpstreamError and its kinds."""
+        tunnels = 1 if route.proxy and place.scheme == "https" else 0
+        arriving = _Arriving(str(place), request.begin, self._timeout, tunnels)
+        handle = self._handle(place, request, route, arriving)
+        try:
+            await arriving.wait(self._multi.add_handle(handle))
+        except (pycurl.error, TimeoutError) as error:
+            if arriving.error is not None:
+                raise arriving.error from None
+            if not arriving.is_enough:
+                raise _failure(handle, error, arriving) from error
+        finally:
+            arriving.end()
+        return arriving.found()
+
+    def _handle(self, place: URL, request: Request, route: Route, arriving: _Arriving) -> Any:
+        handle = pycurl.Curl()
+        options = {
+            **self._certificates,
+            **_way(place, route),
+            **(_ALONE if request.alone else _SHARED),
+            pycurl.URL: str(place),
+            pycurl.PATH_AS_IS: 1,
+            pycurl.PROTOCOLS: pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS,
+            pycurl.HTTPHEADER: [_USER_AGENT, *_lines(request.headers)],
+            pycurl.HEADERFUNCTION: arriving.header,
+            pycurl.WRITEFUNCTION: arriving.body,
+            pycurl.BUFFERSIZE: _BUFFER,
+            pycurl.CONNECTTIMEOUT_MS: int(min(self._timeout * 1000, _LONGEST_TIMEOUT)),
+            pycurl.NOSIGNAL: 1,
+        }
+        for option, value in options.items():
+            handle.setopt(option, value)
+        return handle
+
+
+class _Arriving:
+    """One answer as it comes, and by when more of it has to."""
+
+    def __init__(self, url: str, begin: Begin, timeout: float, tunnels: int) -> None:
+        self.error: BaseException | None = None
+        self.is_enough = False
+        self.url = url
+        self._begin: Begin | None = begin
+        self._sink: Sink | None = None
+        self._answer: Answer | None = None
+        self._lines: list[str] = []
+        self._unwanted = 0
+        self._tunnels = tunnels  # what proxies say before
+        self._timeout = timeout
+        self._begun = time.monotonic()
+        self._deadline = self._begun + _FIRST * timeout
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether all headers came."""
+        return self._answer is not None
+
+    def found(self) -> Answer:
+        """Give the answer. Raises UnreachableError where none came."""
+        if self._answer is None:
+            raise UnreachableError("there is no answer", where=without_secrets(self.url))
+        return self._answer
+
+    async def wait(self, done: asyncio.Future[Any]) -> None:
+        """Wait for the end. Raises pycurl.error, and TimeoutError when nothing came for too long."""
+        try:
+            while not done.done():
+                left = self._deadline - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError
+                await asyncio.wait([done], timeout=None if math.isinf(left) else left)
+            done.result()
+        finally:
+            done.cancel()
+
+    def end(self) -> None:
+        """Take no more: a request that is given up lives until the event loop turns."""
+        self._begin = self._sink = None
+
+    def header(self, line: bytes) -> int | None:
+        """Take a line. An error is kept: libcurl would only print it. Anything but None ends the request."""
+        if self._answer is not None:  # it is a trailer
+            return None
+        try:
+            self._deadline = self._begun + _BEGINNING * self._timeout
+            return self._read(line.decode("utf-8", "surrogateescape").rstrip("\r\n"))
+        except BaseException as error:
+            self.error = error
+            return 0
+
+    def body(self, piece: bytes) -> int | None:
+        """Take a piece, likewise."""
+        try:
+            self._deadline = time.monotonic() + self._timeout
+            if self._sink is not None:
+                self._sink(piece)
+                return None
+        except BaseException as error:
+            self.error = error
+            return 0
+        self._unwanted += len(piece)
+        self.is_enough = self._unwanted > _LEFTOVER or self._begin is None
+        return 0 if self.is_enough else None
+
+    def _read(self, line: str) -> int | None:
+        if line:
+            self._lines.append(line)
+            return None
+        answer = _parse(self._lines, self.url)
+        self._lines = []
+        if answer.status < 200:  # a note on the way
+            return None
+        if self._tunnels:
+            self._tunnels -= 1
+        elif self._begin is not None:
+            self._answer, self._deadline = answer, time.monotonic() + self._timeout
+            self._sink = self._begin(answer)
+        return None if self._begin is not None else 0
+
+
+def _parse(lines: Sequence[str], url: str) -> Answer:
+    """Read a status line and headers; of those that come twice, the first counts."""
+    _, status, reason = f"{lines[0]}  ".split(" ", 2)
+    headers: dict[str, str] = {}
+    for line in lines[1:]:
+        name, _, value = line.partition(":")
+        headers.setdefault(name.strip().lower(), value.strip())
+    return Answer(status=int(status), reason=reason.strip(), url=url, headers=headers)
+
+
+def _way(place: URL, route: Route) -> dict[int, object]:
+    """Give the options that lead along a route; what the environment says of proxies was read already."""
+    found: dict[int, object] = {pycurl.NOPROXY: "", pycurl.PROXY: ""}
+    if not route.checked:
+        found |= {pycurl.SSL_VERIFYPEER: 0, pycurl.SSL_VERIFYHOST: 0}
+    if route.addresses:
+        listed = ",".join(f"[{one}]" if ":" in one else one for one in route.addresses)
+        found[pycurl.RESOLVE] = [f"{place.raw_host}:{place.port}:{listed}"]
+    if route.proxy:
+        found[pycurl.PROXY] = str(route.proxy.origin())
+        if route.proxy.user or route.proxy.password:
+            found[pycurl.PROXYUSERNAME] = route.proxy.user or ""
+            found[pycurl.PROXYPASSWORD] = route.proxy.password or ""
+    return found
+
+
+def _lines(headers: Mapping[str, str]) -> Iterator[str]:
+    """Give headers as they are sent. Raises UpstreamError where one holds the end of a line."""
+    for name, value in headers.items():
+        if not value.isprintable():
+            raise UpstreamError(f"what is set for {name} cannot be sent: it holds control characters")
+        yield f"{name}: {value}"
+
+
+def _certificates(settings: UpstreamSettings) -> dict[int, object]:
+    """Give the options for the authorities to trust, which else are those of this Python, and for our own."""
+    default = ssl.get_default_verify_paths()
+    file: str | None = default.cafile
+    folder: str | None = default.capath
+    if settings.cert:
+        _look_at(settings.cert)
+        is_folder = Path(settings.cert).is_dir()
+        file, folder = (None, settings.cert) if is_folder else (settings.cert, None)
+    # Nothing, too, has to be said: libcurl has a file that was there where it was built.
+    found: dict[int, object] = {pycurl.CAINFO: file, pycurl.CAPATH: folder}
+    found |= {pycurl.PROXY_CAINFO: file, pycurl.PROXY_CAPATH: folder}
+    if settings.client_cert:
+        _look_at(settings.client_cert)
+        found |= {pycurl.SSLCERT: settings.client_cert, pycurl.SSLKEY: settings.client_cert}
+    return found
+
+
+def _look_at(path: str) -> None:
+    if not os.access(path, os.R_OK):
+        reason = "it is not there" if not Path(path).exists() else "it may not be read"
+        raise _bad_certificate(f"{path}: {reason}")
+
+
+def _bad_certificate(reason: str) -> UpstreamError:
+    return UpstreamError(
+        f"the certificate setting cannot be used: {reason}",
+        hint="look at `pip config debug` and `npm config list`",
+    )
+
+
+def _failure(handle: Any, error: Exception, arriving: _Arriving) -> UpstreamError:
+    """Put what went wrong into our words. The place may hold credentials and signatures."""
+    where = without_secrets(arriving.url)
+    code, text = error.args[:2] if isinstance(error, pycurl.error) else (0, "it takes too long")
+    proxy = handle.getinfo(pycurl.HTTP_CONNECTCODE)
+    if proxy >= 300:
+        return UnreachableError(
+            f"the proxy answers {proxy}", where=where, hint=f"check the proxy, and {_CLIENTS}"
+        )
+    if code in _CUT_OFF or (code in _BROKEN and arriving.has_begun):
+        return TruncatedError("the upstream stopped in the middle", where=where, hint="run the refresh again")
+    if code in _UNREADABLE:
+        reason = f"the answer cannot be read: {text}"
+        return UnreachableError(reason, where=where, hint=f"check the proxy, and {_CLIENTS}")
+    if code in _NO_CERTIFICATE:
+        return _bad_certificate(text)
+    return UnreachableError(
+        f"cannot be reached: {text}", where=where, hint=f"check the network, the proxy, and {_CLIENTS}"
+    )

@@ -1,0 +1,199 @@
+"""Connections by libcurl: HTTP/2, who shares one, certificates, and bodies that nobody wants."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import Event
+
+import pytest
+
+from lockfiles.model import Digest
+from mirror.errors import TruncatedError, UpstreamError
+from mirror.store import Expected, Store
+from mirror.upstream.curl import UnreachableError
+from mirror.upstream.fetch import Page, fetch, get
+from mirror.upstream.http import http_client
+from mirror.upstream.settings import UpstreamSettings
+from tests.index_server import Answer, IndexServer
+from tests.mirror.registry import free_port
+from tests.mirror.upstream.test_http import certificate, tls
+from tests.wheels import digest, make_wheel
+
+__all__ = ["certificate"]  # a fixture
+
+NGINX = """\
+daemon off; pid {folder}/nginx.pid; error_log stderr; {user}
+events {{}}
+http {{
+    log_format protocols '$uri $server_protocol $connection';
+    access_log {folder}/access.log protocols;
+    client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
+    server {{
+        listen 127.0.0.1:{port} ssl http2;
+        ssl_certificate {certificate}; ssl_certificate_key {certificate};
+        root {folder}/root;
+        default_type text/html;
+    }}
+}}
+"""
+
+
+@contextmanager
+def nginx(folder: Path, certificate: Path) -> Iterator[str]:
+    """Serve `folder`/root over TLS, with HTTP/2 for those who can."""
+    port, user = free_port(), "" if os.getuid() else "user root;"
+    config = NGINX.format(folder=folder, port=port, user=user, certificate=certificate)
+    (folder / "nginx.conf").write_text(config)
+    with subprocess.Popen(["nginx", "-p", str(folder), "-c", str(folder / "nginx.conf")]) as server:
+        try:
+            for _ in range(100):
+                with socket.socket() as probe:
+                    if probe.connect_ex(("127.0.0.1", port)) == 0:
+                        break
+                time.sleep(0.05)
+            yield f"https://127.0.0.1:{port}"
+        finally:
+            server.terminate()
+
+
+def test_pages_share_a_connection_of_http_2_and_files_have_their_own(
+    tmp_path: Path, certificate: Path
+) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    for number in range(20):
+        (root / f"{number}.html").write_text(f"page {number}")
+    wheels = [make_wheel(root, f"w{number}", "1.0") for number in range(3)]
+
+    async def run(url: str) -> list[Page | None]:
+        settings = UpstreamSettings(indexes=(url,), cert=str(certificate))
+        async with http_client(settings, 32) as client:
+            pages = await asyncio.gather(*(get(client, f"{url}/{number}.html", 0) for number in range(20)))
+            store = Store(tmp_path / "store")
+            for wheel in wheels:
+                expected = Expected(label=wheel.name, digests=(Digest("sha256", digest(wheel)),))
+                await fetch(client, f"{url}/{wheel.name}", store, expected, 0, lambda _: None)
+        return pages
+
+    with nginx(tmp_path, certificate) as url:
+        pages = asyncio.run(run(url))
+    assert [page and page.body for page in pages] == [b"page %d" % number for number in range(20)]
+    asked = [line.split() for line in (tmp_path / "access.log").read_text().splitlines()]
+    of_pages = Counter((protocol, connection) for uri, protocol, connection in asked if uri.endswith("html"))
+    assert len(of_pages) == 1
+    ((shared, count),) = of_pages.items()
+    assert (shared[0], count) == ("HTTP/2.0", 20)
+    of_files = {(protocol, connection) for uri, protocol, connection in asked if uri.endswith("whl")}
+    assert {protocol for protocol, _ in of_files} == {"HTTP/1.1"}
+    assert shared[1] not in {connection for _, connection in of_files}
+
+
+@pytest.mark.parametrize("ends_well", [True, False])
+def test_over_tls_a_page_without_a_length_ends_as_tls_does(
+    wheels: Path, certificate: Path, ends_well: bool
+) -> None:
+    """Else anybody on the way could cut it short."""
+
+    def unmeasured(answer: Answer) -> None:
+        answer.handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\nall of it")
+        if ends_well:
+            answer.handler.connection.unwrap()  # type: ignore[attr-defined]  # TLS's own closing message
+        answer.cut()
+
+    async def run(server: IndexServer) -> Page | None:
+        settings = UpstreamSettings(indexes=(server.index,), cert=str(certificate))
+        async with http_client(settings, 2) as client:
+            return await get(client, f"{server.url}/page", 0)
+
+    with IndexServer(wheels, tls=tls(certificate)) as server:
+        server.faults["/page"] = unmeasured
+        if not ends_well:
+            with pytest.raises(TruncatedError, match="in the middle"):
+                asyncio.run(run(server))
+            return
+        page = asyncio.run(run(server))
+    assert page is not None
+    assert page.body == b"all of it"
+
+
+def ask(url: str, settings: UpstreamSettings) -> Page | None:
+    async def run() -> Page | None:
+        async with http_client(settings, 2) as client:
+            return await get(client, url, 0)
+
+    return asyncio.run(run())
+
+
+def test_certificates_in_a_folder(wheels: Path, tmp_path: Path, certificate: Path) -> None:
+    (folder := tmp_path / "authorities").mkdir()
+    words = ["openssl", "x509", "-hash", "-noout", "-in", str(certificate)]
+    name = subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+    (folder / f"{name}.0").write_bytes(certificate.read_bytes())
+    with IndexServer(wheels, tls=tls(certificate)) as server:
+        server.faults["/page"] = lambda answer: answer.send(200, b"here")
+        page = ask(f"{server.url}/page", UpstreamSettings(indexes=(server.index,), cert=str(folder)))
+    assert page is not None
+    assert page.body == b"here"
+
+
+@pytest.mark.parametrize("name", ["cert", "client_cert"])
+@pytest.mark.parametrize("content", [None, b"no certificate"])
+def test_a_certificate_setting_that_cannot_be_used(
+    wheels: Path, tmp_path: Path, certificate: Path, name: str, content: bytes | None
+) -> None:
+    file = tmp_path / "mine.pem"
+    if content:
+        file.write_bytes(content)
+    with IndexServer(wheels, tls=tls(certificate)) as server:
+        settings = {"cert": str(certificate), name: str(file)}
+        with pytest.raises(UpstreamError, match="certificate setting cannot be used") as caught:
+            ask(f"{server.url}/page", UpstreamSettings(indexes=(server.index,), **settings))
+    assert "pip config" in (caught.value.hint or "")
+
+
+def test_a_header_is_one_line(index: IndexServer) -> None:
+    place = f"//{index.url.partition('//')[2]}/"
+    settings = UpstreamSettings(indexes=(index.index,), authorization={place: "Bearer hunter2\r\nEvil: yes"})
+    with pytest.raises(UpstreamError, match="Authorization cannot be sent") as caught:
+        ask(f"{index.url}/simple/flask/", settings)
+    assert "hunter2" not in str(caught.value)
+    assert index.requests == []
+
+
+@pytest.mark.parametrize(("size", "is_read"), [(100, True), (50_000_000, False)])
+def test_of_a_redirect_no_large_body_is_read(index: IndexServer, size: int, is_read: bool) -> None:
+    sent = Event()
+
+    def redirects(answer: Answer) -> None:
+        with suppress(ConnectionError):
+            answer.send(302, bytes(size), {"Location": "/b"})
+            sent.set()
+
+    index.faults["/a"] = redirects
+    index.faults["/b"] = lambda answer: answer.send(200, b"end")
+    page = ask(f"{index.url}/a", UpstreamSettings(indexes=(index.url,)))
+    assert page is not None
+    assert page.body == b"end"
+    assert sent.is_set() == is_read
+
+
+def test_the_body_of_an_answer_that_drips_is_not_waited_for_without_an_end(index: IndexServer) -> None:
+    def stalls(answer: Answer) -> None:
+        answer.send(200, b"begun", length=100)
+        answer.handler.wfile.flush()
+        time.sleep(3)
+
+    index.faults["/page"] = stalls
+    begun = time.monotonic()
+    with pytest.raises(UnreachableError, match="takes too long"):
+        ask(f"{index.url}/page", UpstreamSettings(indexes=(index.url,), timeout=0.3))
+    assert time.monotonic() - begun < 2.5
