@@ -16,7 +16,7 @@ from imagegen.build import LATEST, Built, Draft
 from imagegen.compression import Compression
 from imagegen.engines.connect import docker_engine
 from imagegen.engines.model import BuiltImage, Facts
-from imagegen.engines.oci import DirectEngine, check_supported
+from imagegen.engines.oci import Attest, DirectEngine, check_supported
 from imagegen.errors import (
     EngineUnavailableError,
     NotBuiltError,
@@ -235,9 +235,6 @@ def _signer(spec: ImageSpec) -> Callable[[DirectEngine, Image], None]:
 def _assemble(
     config: Config, spec: ImageSpec, engine: DirectEngine, draft: Draft, progress: Progress
 ) -> Image:
-    from imagegen.evidence import attest  # its libraries take long to import, and most builds change nothing
-    from imagegen.licences import CACHE, known_licences
-
     tarball, image = draft.tarball, draft.image
     if tarball is None:
         image = export_base(
@@ -250,12 +247,19 @@ def _assemble(
         tarball = image.tarball
     root = _root(draft, tarball)
     building.check_base(_facts(root), draft.plan, draft.target)
+    evidence = partial(_evidence, config, spec, draft)
+    return engine.build(draft.plan, draft.target, tarball, root, progress, evidence, image)
+
+
+def _evidence(config: Config, spec: ImageSpec, draft: Draft) -> Attest:
+    from imagegen.evidence import attest  # its libraries take long to import, and most builds change nothing
+    from imagegen.licences import CACHE, known_licences
+
     locked = locked_base(config, spec.base) if isinstance(spec.base, DebianBase) else None
     debs = locked.debs if locked else ()
     files = (*draft.plan.present, *draft.plan.npm)
     licences = known_licences(files, Layout(config.root).store.path, config.root / "cache" / CACHE)
-    evidence = partial(attest, draft.plan, draft.snapshot, licences, debs)
-    return engine.build(draft.plan, draft.target, tarball, root, progress, evidence, image)
+    return partial(attest, draft.plan, draft.snapshot, licences, debs)
 
 
 def _root(draft: Draft, tarball: Path) -> RootFs:

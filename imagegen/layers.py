@@ -65,9 +65,7 @@ class Layers:
 
         A run that is killed leaves no layer behind that is not whole. Raises DiskFullError.
         """
-        whole = json.dumps([LAYOUT, self._compression.recipe, recipe], sort_keys=True)
-        key = hashlib.sha256(whole.encode()).hexdigest()
-        record = self._known / f"{key}.json"
+        record = self._record(recipe)
         found = self._recorded(record)
         if found:
             return found
@@ -76,6 +74,10 @@ class Layers:
         known = json.dumps({"layer": asdict(layer), "facts": content.facts}, sort_keys=True)
         write_atomically(record, known.encode())
         return layer, json.loads(known)["facts"]
+
+    def knows(self, recipe: object) -> bool:
+        """Say whether a layer was made of this recipe; it may be lost."""
+        return self._record(recipe).exists()
 
     def path(self, digest: str) -> Path:
         """Say where the blob with this digest lies or would lie."""
@@ -86,6 +88,10 @@ class Layers:
         for record in self._known.glob("*.json"):
             if not self._recorded(record):
                 record.unlink()
+
+    def _record(self, recipe: object) -> Path:
+        whole = json.dumps([LAYOUT, self._compression.recipe, recipe], sort_keys=True)
+        return self._known / f"{hashlib.sha256(whole.encode()).hexdigest()}.json"
 
     def _recorded(self, record: Path) -> tuple[Layer, Mapping[str, Any]] | None:
         try:

@@ -77,13 +77,13 @@ class DirectEngine:
         tarball: Path,
         root: RootFs,
         progress: Progress,
-        attest: Attest,
+        evidence: Callable[[], Attest],
         image: BaseImage | None = None,
     ) -> Image:
         """Make the image of a plan on the base in `tarball`, and add it to the mirror's layout.
 
-        `attest` gives the evidence that is added with it. Where the base is an `image`, its layers
-        are the lowest, as they are.
+        `evidence` is called while layers are made; what it gives makes the evidence that is added with the
+        image. Where the base is an `image`, its layers are the lowest, as they are.
         Raises WheelError, CollisionError, LayerBudgetError, UnsupportedError and NotStockedError.
         """
         check_supported(plan, target)
@@ -104,25 +104,28 @@ class DirectEngine:
                 node=node,
                 built=self._built(plan, root, programs, progress),
             )
-            if compiler:
-                compiler.prepare()
             progress.step(f"assembling {plan.reference} from {plan.base.name}")
             tell_of_scripts(plan, progress)
-            with ThreadPoolExecutor(os.cpu_count()) as pool:
-                # The longest first, so that no core waits for it at the end.
+            with _threads() as pool:
+                # What takes longest first, so that no core waits for it at the end. What is not compiled here
+                # is done while Python, a process of its own, compiles.
+                ready = pool.submit(compiler.prepare) if compiler else None
                 base = pool.submit(self._base, plan, tarball, image)
                 venv_layer = pool.submit(self._venv, work)
-                packages = list(pool.map(lambda files: self._group(work, files), groups))
-            check_together(claim for made in (venv_layer.result(), *packages) for claim in made.claims)
-            made = [venv_layer.result().layer, *(one.layer for one in packages)]
-            made += [self._part(work, part) for part in shared]
-            lowest = base.result()
-            layers = [*lowest, *made, self._settings(work)]
+                made = {files: pool.submit(self._group, work, files) for files in self._by_work(work, groups)}
+                settings_layer, attest = pool.submit(self._settings, work), pool.submit(evidence)
+                if ready:
+                    ready.result()
+                packages = [venv_layer.result(), *(made[files].result() for files in groups)]
+                check_together(claim for one in packages for claim in one.claims)
+                upper = [one.layer for one in packages] + [self._part(work, part) for part in shared]
+                lowest = base.result()
+                layers = [*lowest, *upper, settings_layer.result()]
             settings = image.settings if image else {}
             whole = make_image(plan, layers, target.oci_platform.partition("/")[2], settings)
             # What the base lists is true of the last of its layers.
             contents = _contents(work, groups, layers[len(lowest) - 1 :])
-            self.layout.add(whole, [plan.reference], attest(whole, contents))
+            self.layout.add(whole, [plan.reference], attest.result()(whole, contents))
             self.layout.prune(KEPT)
             self._layers.forget_lost()
         return whole
@@ -178,10 +181,16 @@ class DirectEngine:
         recipe = ["venv, with its claims", work.plan.base.digest, work.python, seeds]
         return _made(self._layer(recipe, "the empty environment", lambda: venv_content(work, seeds)))
 
+    def _by_work(self, work: Work, groups: Iterable[Group]) -> list[Group]:
+        """Sort groups by how much there is to do for them."""
+        return sorted(
+            groups,
+            key=lambda files: (self._layers.knows(_recipe(work, files)), -sum(file.size for file in files)),
+        )
+
     def _group(self, work: Work, files: Group) -> Made:
-        recipe = ["wheels", work.python, [work.recipe(file) for file in files]]
         comment = ", ".join(f"{file.name} {file.version}" for file in files)
-        return _made(self._layer(recipe, comment, lambda: group_content(work, files)))
+        return _made(self._layer(_recipe(work, files), comment, lambda: group_content(work, files)))
 
     def _part(self, work: Work, part: Part) -> Layer:
         def content() -> Content:
@@ -190,10 +199,29 @@ class DirectEngine:
         return self._layer([work.plan.user, *part.recipe], part.comment, content)[0]
 
     def _settings(self, work: Work) -> Layer:
-        entries = work.modules(list(settings_entries(work.plan, work.root, work.venv.python)))
-        stream = b"".join(plainly(work.tar(entries)))
-        recipe = ["settings", hashlib.sha256(stream).hexdigest()]
-        return self._layer(recipe, "settings", lambda: Content(tar=[stream], facts={}))[0]
+        entries = list(settings_entries(work.plan, work.root, work.venv.python))
+        stream = hashlib.sha256(b"".join(plainly(work.tar(entries))))
+
+        def content() -> Content:
+            return Content(tar=work.tar(work.modules(entries)), facts={})
+
+        recipe = ["settings, by what is not compiled yet", work.python, stream.hexdigest()]
+        return self._layer(recipe, "settings", content)[0]
+
+
+@contextmanager
+def _threads() -> Iterator[ThreadPoolExecutor]:
+    """Give a thread for each processor; where one fails, what waits is given up."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _recipe(work: Work, files: Group) -> list[object]:
+    return ["wheels", work.python, [work.recipe(file) for file in files]]
 
 
 def _compiler(plan: ImagePlan, target: Target, root: RootFs, programs: BaseRoot) -> Compiler | None:
