@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import math
 import os
+import socket
 import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +21,7 @@ from yarl import URL
 from mirror.errors import TruncatedError, UpstreamError
 from mirror.upstream.settings import UpstreamSettings, without_secrets
 
-_USER_AGENT = "User-Agent: lockstock"
+_USER_AGENT = b"User-Agent: lockstock"
 _LONGEST_TIMEOUT = (1 << 31) - 1  # milliseconds
 _BEGINNING = 4  # time-outs: for the connection, for what a proxy says, for TLS, and for all of the headers
 _FIRST = 2  # time-outs: until the first of the headers
@@ -63,7 +65,7 @@ Begin = Callable[[Answer], Sink | None]
 class Route:
     """How a place is reached: through a proxy, or at these addresses and no others.
 
-    An address that is dialled as it is written has none. `checked` says that its certificate must be right.
+    `checked` says that its certificate must be right.
     """
 
     proxy: URL | None = None
@@ -135,7 +137,7 @@ class Wire:
             pycurl.NOSIGNAL: 1,
         }
         for option, value in options.items():
-            handle.setopt(option, value)
+            handle.setopt(option, os.fsencode(value) if isinstance(value, str) else value)
         return handle
 
 
@@ -239,10 +241,11 @@ def _way(place: URL, route: Route) -> dict[int, object]:
     found: dict[int, object] = {pycurl.NOPROXY: "", pycurl.PROXY: ""}
     if not route.checked:
         found |= {pycurl.SSL_VERIFYPEER: 0, pycurl.SSL_VERIFYHOST: 0}
-    if route.addresses:
+    if route.proxy is None:
         listed = ",".join(f"[{one}]" if ":" in one else one for one in route.addresses)
         found[pycurl.RESOLVE] = [f"{place.raw_host}:{place.port}:{listed}"]
-    if route.proxy:
+        found[pycurl.OPENSOCKETFUNCTION] = _only(route.addresses)
+    else:
         found[pycurl.PROXY] = str(route.proxy.origin())
         if route.proxy.user or route.proxy.password:
             found[pycurl.PROXYUSERNAME] = route.proxy.user or ""
@@ -250,12 +253,29 @@ def _way(place: URL, route: Route) -> dict[int, object]:
     return found
 
 
-def _lines(headers: Mapping[str, str]) -> Iterator[str]:
+def _only(addresses: Iterable[str]) -> Callable[[int, Any], Any]:
+    """Give what opens sockets to these addresses only: libcurl reads some names in other ways than we do."""
+    allowed = {_plain(address) for address in addresses}
+
+    def opened(purpose: int, address: Any) -> Any:
+        if _plain(str(address.addr[0])) not in allowed:
+            return pycurl.SOCKET_BAD
+        return socket.socket(address.family, address.socktype, address.protocol)
+
+    return opened
+
+
+def _plain(address: str) -> str:
+    """Give an address without the interface that it is reached by."""
+    return str(ipaddress.ip_address(address.partition("%")[0]))
+
+
+def _lines(headers: Mapping[str, str]) -> Iterator[bytes]:
     """Give headers as they are sent. Raises UpstreamError where one holds the end of a line."""
     for name, value in headers.items():
         if not value.isprintable():
             raise UpstreamError(f"what is set for {name} cannot be sent: it holds control characters")
-        yield f"{name}: {value}"
+        yield f"{name}: {value}".encode()
 
 
 def _certificates(settings: UpstreamSettings) -> dict[int, object]:

@@ -29,13 +29,14 @@ class Resolver:
         self._found: dict[str, asyncio.Task[tuple[str, ...]]] = {}
 
     async def addresses(self, host: str) -> tuple[str, ...]:
-        """Look a name up, once, and check what it stands for; an address itself stands for nothing else.
+        """Look a name up, once, and check what it stands for; an address stands for itself.
 
         Raises UpstreamError and UnreachableError.
         """
         if ":" in host or host.replace(".", "").isdigit():
-            await self._check(host, (_literal(host),))
-            return ()
+            literal = _literal(host)
+            await self._check(host, (literal,))
+            return (literal,)
         try:
             found = await self._look_up(host)
         except OSError as error:

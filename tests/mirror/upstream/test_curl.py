@@ -14,11 +14,12 @@ from pathlib import Path
 from threading import Event
 
 import pytest
+from yarl import URL
 
 from lockfiles.model import Digest
 from mirror.errors import TruncatedError, UpstreamError
 from mirror.store import Expected, Store
-from mirror.upstream.curl import UnreachableError
+from mirror.upstream.curl import Request, Route, UnreachableError, Wire
 from mirror.upstream.fetch import Page, fetch, get
 from mirror.upstream.http import http_client
 from mirror.upstream.settings import UpstreamSettings
@@ -158,6 +159,24 @@ def test_a_certificate_setting_that_cannot_be_used(
         with pytest.raises(UpstreamError, match="certificate setting cannot be used") as caught:
             ask(f"{server.url}/page", UpstreamSettings(indexes=(server.index,), **settings))
     assert "pip config" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "%31%32%37.0.0.1"])
+def test_nothing_else_is_dialled_than_what_was_checked(index: IndexServer, host: str) -> None:
+    """However libcurl reads the name."""
+    port = int(index.url.rpartition(":")[2])
+
+    async def run(address: str) -> int:
+        settings = UpstreamSettings(indexes=(index.index,), timeout=0.5)
+        async with Wire(settings, 2) as wire:
+            place = URL.build(scheme="http", authority=f"{host}:{port}", path="/page", encoded=True)
+            answer = await wire.get(place, Request(begin=lambda _: None), Route(addresses=(address,)))
+            return answer.status
+
+    with pytest.raises(UnreachableError):
+        asyncio.run(run("192.0.2.1"))
+    assert index.requests == []
+    assert asyncio.run(run("127.0.0.1")) == 404
 
 
 def test_a_header_is_one_line(index: IndexServer) -> None:
