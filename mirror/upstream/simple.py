@@ -22,6 +22,7 @@ from lockfiles.model import Artifact, Digest
 from lockfiles.moments import moment
 
 JSON_TYPE = "application/vnd.pypi.simple.v1+json"
+_WHOLE = ("https://", "http://")
 _REMOTE = ("http", "https")
 _LINK = re.compile(rb"(?i)(?=<a\s)")
 ACCEPT = f"{JSON_TYPE}, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
@@ -109,9 +110,14 @@ def _from_json(body: bytes, url: str, wanted: Wanted, values: frozenset[str]) ->
     try:
         for file in _with_digests(body, values) if values else json.loads(body)["files"]:
             if _printable(file["filename"]) and _printable(file["url"]) and wanted(file["filename"]):
-                yield _artifact(file["filename"], urljoin(url, file["url"]), file)
+                yield _artifact(file["filename"], _joined(url, file["url"]), file)
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"not PEP 691: {type(error).__name__} {error}") from error
+
+
+def _joined(base: str, url: str) -> str:
+    """Join two URLs; most indexes name whole ones, of which there is nothing to be read."""
+    return url if url.startswith(_WHOLE) else urljoin(base, url)
 
 
 def _with_digests(body: bytes, values: frozenset[str]) -> list[Any]:
