@@ -26,6 +26,7 @@ from imagegen.answers import (
 )
 from imagegen.credentials import CERTIFICATES, Credentials, trust
 from imagegen.errors import PushError
+from imagegen.pieces import FilePiece
 from imagegen.reference import Reference
 from imagegen.referrers import MANIFEST_TYPE, Referrer, blob_digest, fallback_tag
 from imagegen.tokens import ask_token
@@ -121,24 +122,18 @@ class Repository:
         """
         place, sent = self._begin(), 0
         size, failures = file.stat().st_size, 0
-        with file.open("rb") as source:
-            while sent < size:
-                source.seek(sent)
-                piece = source.read(_PIECE)
-                headers = {
-                    "Content-Type": "application/octet-stream",
-                    "Content-Range": f"{sent}-{sent + len(piece) - 1}",
-                }
-                try:
-                    answer = self._once("PATCH", place, content=piece, headers=headers)
-                    check(answer, (202,), str(self.reference))
-                    place, sent = self._location(answer), sent + len(piece)
-                except FAULTS as error:
-                    failures += 1
-                    if failures >= _ATTEMPTS or is_final(error):
-                        raise self._unreachable(error) from error
-                    self._pause(2**failures / 4)
-                    place, sent = self._resume(place)
+        while sent < size:
+            piece = FilePiece(file, sent, min(_PIECE, size - sent))
+            try:
+                answer = self._once("PATCH", place, content=piece, headers=piece.headers)
+                check(answer, (202,), str(self.reference))
+                place, sent = self._location(answer), sent + piece.size
+            except FAULTS as error:
+                failures += 1
+                if failures >= _ATTEMPTS or is_final(error):
+                    raise self._unreachable(error) from error
+                self._pause(2**failures / 4)
+                place, sent = self._resume(place)
         self._request("PUT", place, params={"digest": digest}, expect=(201,))
 
     def put_manifest(self, name: str, content: bytes, media_type: str) -> bool:
