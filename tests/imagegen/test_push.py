@@ -181,6 +181,22 @@ class TestCuts:
         assert Resuming.held == content
         assert Resuming.received == len(content)
 
+    def test_who_asks_is_told_in_the_middle_of_a_blob(self, tmp_path: Path) -> None:
+        """Tokens expire; the piece that was refused is sent once more, whole."""
+        (tmp_path / "blob").write_bytes(content := os.urandom(3 << 20))
+        handler = type("Handler", (Forgetful,), {"held": b"", "refused": 0})
+        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        reference = Reference.parse(f"127.0.0.1:{server.server_port}/dev")
+        try:
+            with Repository(reference, Credentials("ci", SECRET), lambda _: None) as repository:
+                repository.upload("sha256:0", tmp_path / "blob")
+        finally:
+            server.shutdown()
+
+        assert handler.held == content
+        assert handler.refused == 1
+
     def test_half_an_image_has_no_tag(self, registry: Registry, made: Made) -> None:
         made.layout.blob(made.image.layers[1].digest).unlink()
 
@@ -229,6 +245,21 @@ class Resuming(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         pass
+
+
+class Forgetful(Resuming):
+    """A registry that wants to know who asks when a piece has come."""
+
+    refused = 0
+
+    def do_PATCH(self) -> None:
+        data = self.rfile.read(int(self.headers["Content-Length"]))
+        if "Authorization" in self.headers:
+            type(self).held += data
+            self.answer(202)
+        else:
+            type(self).refused += 1
+            self.answer(401, **{"WWW-Authenticate": "Basic realm=tests"})
 
 
 class Cutting:
