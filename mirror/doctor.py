@@ -19,7 +19,7 @@ from lockfiles.formats import ecosystem_of
 from lockfiles.model import Ecosystem
 from mirror import config as configuration
 from mirror.config import Config
-from mirror.console import plural
+from mirror.console import human_size, plural
 from mirror.destinations import ObjectStoreSpec, RemoteDevpiSpec
 from mirror.layout import Layout
 from mirror.publish import devpi_server, devpi_state
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _SKEW = 60.0  # seconds
 _OLD = 36 * 3600.0
-_LITTLE = 0.05  # of the disk
+_LITTLE, _LEAST = 0.05, 50_000_000  # of the disk, and bytes
 _FEW_INODES = 10_000
 _NETWORK = "check the network, the proxy, and `pip config list` or `npm config list`"
 
@@ -110,9 +110,9 @@ def _parts(layout: Layout) -> list[Path]:
 def _disk(layout: Layout) -> Iterator[Finding]:
     place = _existing(layout.root)
     usage, inodes = shutil.disk_usage(place), os.statvfs(place)
-    message = f"{usage.free / 1e9:.1f} of {usage.total / 1e9:.1f} GB are free"
+    message = f"{human_size(usage.free)} of {human_size(usage.total)} are free"
     hint = "`mirror prune --dry-run` says what can go; a smaller `keep` in lockstock.toml frees more"
-    if usage.free < usage.total * _LITTLE:
+    if usage.free < max(usage.total * _LITTLE, _LEAST):
         yield _warning("disk", message, hint)
     elif inodes.f_files and inodes.f_favail < _FEW_INODES:
         yield _warning("disk", f"only {inodes.f_favail} more files fit", hint)
