@@ -136,7 +136,7 @@ def _check_place(output: Output | None, machines: Sequence[str]) -> None:
         raise PlaceError(
             "an image of several platforms goes into a layout or a registry only",
             where=str(output),
-            hint="use -o oci:DIR or `imagegen push`, or name one --platform",
+            hint="use -o oci:DIR or --push HOST/NAME, or name one --platform",
         )
     if output and output.kind == "tar" and output.path and output.path.is_dir():
         raise PlaceError("it is a folder", where=str(output), hint="name a file after tar:")
