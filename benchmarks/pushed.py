@@ -75,8 +75,21 @@ def push(project: Project) -> None:
         compare("cold, until it can be pulled", found, rounds())
 
 
+def push_bump(project: Project) -> None:
+    """Time the way from a lock that was never built to an image that can be pulled; the last one is there."""
+    with registry(project.folder):
+        _push_bases(project)
+        bumps = project.bumps()
+        found = [_lockstock(project, image, bumps) for image in _TIMED]
+        found += [_with(project, name, nothing, cold=False) for name in _INSTALLERS]
+        for contestant in found:
+            run(*contestant.command)
+        compare("one package bumped, until it can be pulled", found, rounds())
+
+
 def _push_bases(project: Project) -> None:
     project.forget()
+    shutil.rmtree(project.mirror / "registries", ignore_errors=True)  # what an earlier registry held
     run(*project.imagegen("push", BASE, f"{HOST}/{BASE}:latest"))
     run("docker", "tag", project.base(), f"{HOST}/base:latest")
     run("docker", "push", "--quiet", f"{HOST}/base:latest")
@@ -84,9 +97,8 @@ def _push_bases(project: Project) -> None:
 
 
 def _lockstock(project: Project, image: str, prepare: Callable[[], object]) -> Contestant:
-    words = project.imagegen("build", image, "-o", f"oci:{project.folder}/layout")
-    words += ["&&", *project.imagegen("push", image, f"{HOST}/{image}:latest")]
-    return _shell(f"{_IMAGES[image]}, push", words, prepare)
+    words = project.imagegen("build", image, "--push", f"{HOST}/{image}:latest")
+    return Contestant(f"{_IMAGES[image]}, --push", words, prepare)
 
 
 def _with(project: Project, name: str, prepare: Callable[[], object], *, cold: bool) -> Contestant:
@@ -94,12 +106,8 @@ def _with(project: Project, name: str, prepare: Callable[[], object], *, cold: b
     place = f"{HOST}/{NAME}-{name}:latest"
     words = [*built.command, "&&", "docker", "tag", f"{NAME}-{name}", place]
     words += ["&&", "docker", "push", "--quiet", place]
-    return _shell(f"{built.name}, docker push", words, prepare)
-
-
-def _shell(name: str, words: Sequence[str], prepare: Callable[[], object]) -> Contestant:
     line = " ".join(word if word == "&&" else quote(word) for word in words)
-    return Contestant(name, ["sh", "-c", line], prepare)
+    return Contestant(f"{built.name}, docker push", ["sh", "-c", line], prepare)
 
 
 def travel(project: Project) -> None:
