@@ -11,7 +11,6 @@ from imagegen import verify as verifying
 from imagegen.cli import NameArgument, load_image
 from imagegen.engines.connect import docker_engine
 from imagegen.errors import EngineUnavailableError, VerifyError
-from imagegen.junit import junit as to_junit
 from imagegen.live import Progress, live
 from imagegen.spec import DockerBase, ImageSpec
 from mirror import config as configuration
@@ -42,6 +41,8 @@ def verify(
     with live() as progress:
         report = _verified(loaded, spec, progress)
     if junit:
+        from imagegen.junit import junit as to_junit
+
         write_atomically(junit, to_junit(report))
     if as_json:
         print_json(report.to_json())

@@ -8,10 +8,12 @@ import shlex
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from typing import TYPE_CHECKING
 
 from imagegen.plan import UID, WORKSPACE
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 _ODD = re.compile(r"[^a-z0-9]+")
 # The runner's own user owns the checkout, and is nobody in the image.
@@ -62,6 +64,8 @@ def render(consumer: Consumer, use: Use) -> str:
 
 @cache
 def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # few commands render anything
+
     environment = Environment(
         loader=PackageLoader("templates", "consumers"),
         undefined=StrictUndefined,

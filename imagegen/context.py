@@ -14,8 +14,7 @@ from dataclasses import replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from typing import TYPE_CHECKING
 
 from imagegen.archive import Entry, write_folder
 from imagegen.errors import BuildError, NotStockedError
@@ -25,6 +24,12 @@ from imagegen.plan import HOME, UID, WORKSPACE, ImagePlan
 from mirror.snapshot import Stocked
 from mirror.store import Store
 
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
+    from jinja2 import Environment
+
+_TEMPLATES = ("templates", "image")
 _SUFFIX = ".j2"
 _BAKED = ("offline.py", "prepare.py")
 _PROGRAMS = ("rootfs/usr/local/bin/", f"rootfs{HOME}/bin/")
@@ -39,9 +44,18 @@ NPM_CI = (
 
 def templates_digest() -> str:
     """Give the sha256 of all templates and programs that go into images, and of how layers are written."""
-    sources = {name: _source(name) for name in _environment().list_templates()}
+    sources = dict(_sources(resources.files(_TEMPLATES[0]) / _TEMPLATES[1]))
     sources |= {name: guest_program(name).decode() for name in _BAKED} | {"layout": str(LAYOUT)}
     return hashlib.sha256(json.dumps(sources, sort_keys=True).encode()).hexdigest()
+
+
+def _sources(folder: Traversable, place: str = "") -> Iterator[tuple[str, str]]:
+    """Give all templates by their paths."""
+    for item in folder.iterdir():
+        if item.is_dir():
+            yield from _sources(item, f"{place}{item.name}/")
+        else:
+            yield f"{place}{item.name}", item.read_bytes().decode()
 
 
 def guest_program(name: str) -> bytes:
@@ -153,8 +167,10 @@ def check_held(artifact: Stocked, path: Path) -> None:
 
 @cache
 def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # of what stands, nothing is rendered
+
     environment = Environment(
-        loader=PackageLoader("templates", "image"),
+        loader=PackageLoader(*_TEMPLATES),
         undefined=StrictUndefined,
         autoescape=False,  # noqa: S701 - these are configuration files, not HTML; values are checked by spec
         keep_trailing_newline=True,
@@ -163,12 +179,6 @@ def _environment() -> Environment:
     )
     environment.filters["quoted"] = _quoted
     return environment
-
-
-def _source(name: str) -> str:
-    environment = _environment()
-    assert environment.loader is not None  # noqa: S101 - for the type checker
-    return environment.loader.get_source(environment, name)[0]
 
 
 def _quoted(text: str) -> str:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import base64
 import json
 import os
-import ssl
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from imagegen.errors import PushError
+
+if TYPE_CHECKING:
+    import ssl
 
 _LIMIT = 30
 # The user that docker's credential helpers give with an identity token.
@@ -88,6 +90,8 @@ def _from_helper(helper: str, registry: str) -> Credentials | None:
 
 def trust(registry: str) -> ssl.SSLContext:
     """Trust what this host does, and what docker does for this registry. Raises PushError."""
+    import ssl
+
     context = ssl.create_default_context()
     authority = CERTIFICATES / registry / "ca.crt"
     if authority.is_file():

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from email.parser import HeaderParser
+
+# None of these may be continued on another line.
+_FIELD = re.compile(r"^(Package|Status|Version|Architecture):[ \t]*(.*?)[ \t\r]*$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -19,10 +22,10 @@ class DebianPackage:
 def installed(status: str) -> Iterator[DebianPackage]:
     """Read the text of /var/lib/dpkg/status; what is not fully installed is passed over."""
     for stanza in status.split("\n\n"):
-        fields = HeaderParser().parsestr(stanza)
-        if fields["Package"] and str(fields["Status"]).endswith(" installed"):
+        fields = dict(reversed(_FIELD.findall(stanza)))
+        if fields.get("Package") and fields.get("Status", "").endswith(" installed"):
             yield DebianPackage(
-                name=str(fields["Package"]),
-                version=str(fields["Version"]),
-                architecture=str(fields["Architecture"]),
+                name=fields["Package"],
+                version=fields.get("Version", ""),
+                architecture=fields.get("Architecture", ""),
             )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
-
-from rich.markup import escape
-from rich.status import Status
+from typing import TYPE_CHECKING, Protocol
 
 from mirror.console import err, printable, say
+
+if TYPE_CHECKING:
+    from rich.status import Status
 
 
 class Progress(Protocol):
@@ -34,6 +35,17 @@ class Silent:
         """Pass over a detail."""
 
 
+class Plain:
+    """Tells a stream that is no terminal, where nothing changes that was said."""
+
+    def step(self, text: str) -> None:
+        """Print a line."""
+        say(text)
+
+    def detail(self, text: str) -> None:
+        """Pass over a detail."""
+
+
 class Live:
     """Tells the terminal."""
 
@@ -47,11 +59,16 @@ class Live:
 
     def detail(self, text: str) -> None:
         """Show a line until the next one comes, cut to the terminal's width."""
+        from rich.markup import escape
+
         self._status.update(escape(printable(text.strip()))[: max(err().width - 4, 10)])
 
 
 @contextmanager
 def live() -> Iterator[Progress]:
     """Show progress on stderr while the block runs."""
+    if not sys.stderr.isatty():
+        yield Plain()
+        return
     with err().status("") as status:
         yield Live(status)

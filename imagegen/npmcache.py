@@ -15,7 +15,6 @@ from urllib.parse import quote
 
 from imagegen.archive import Entry
 from mirror.publish import npm
-from mirror.publish.npm_tree import shown
 from mirror.snapshot import Stocked
 from mirror.store import Store
 
@@ -39,6 +38,8 @@ def tarball_entry(path: Path) -> Entry:
 
 def index_entries(files: Iterable[Stocked], store: Store) -> Iterator[Entry]:
     """Give what leads to these tarballs, which the store holds: packuments, and the index of both."""
+    from mirror.publish.npm_tree import shown  # it brings what publishes for all ecosystems
+
     held = sorted(files, key=lambda file: file.sha256)
     digests = {file.sha256: _sha512(store.path(file.sha256)) for file in held}
     found = shown(held, store)

@@ -13,7 +13,6 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +108,8 @@ class SdistBuilder:
     def _build(
         self, sdist: Stocked, requirements: Sequence[Stocked], facts: dict[str, Any], place: Path
     ) -> BuiltWheel:
+        from importlib.metadata import version  # it takes long to import, and most images have no sdists
+
         self._progress.step(f"building {sdist.filename} without a network (once)")
         self._root.prepare(self._python)
         with disk_errors(self._folder):

@@ -79,6 +79,9 @@ def _tell(kind: str, reason: str) -> None:
 
 def say(message: str) -> None:
     """Tell on stderr how things go."""
+    if not sys.stderr.isatty():  # rich takes longer to import than there is to gain
+        sys.stderr.write(f"{printable(message)}\n")
+        return
     from rich.markup import escape
 
     err().print(escape(printable(message)))

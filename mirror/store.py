@@ -6,7 +6,6 @@ the size match; so a file under `sha256/` is whole, whenever the writer was kill
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import hashlib
 import os
@@ -283,6 +282,8 @@ def sync_file_system(path: Path) -> None:
 
     One call takes less than one for each of many files and folders.
     """
+    import ctypes
+
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         if ctypes.CDLL(None, use_errno=True).syncfs(descriptor):
