@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -57,12 +58,29 @@ def refresh(
     """Bring the mirror up to the lock-files: fetch, verify, publish, prune."""
     loaded = configuration.load(config)
     if dry_run:
-        _report(refreshing.dry_run(loaded), loaded, as_json=as_json, dry_run=True)
+        report = refreshing.dry_run(loaded)
+        _print_report(report, loaded, as_json=as_json, dry_run=True)
+        _raise_failed(report)
         return
     with noted(Layout(loaded.root), partial(run_hooks, loaded)) as outcome:
         report = _refresh(loaded)
         outcome.snapshot, outcome.changed = report.snapshot, report.changed
-        _report(report, loaded, as_json=as_json)
+        unheard = _unheard(report, loaded, as_json=as_json)
+        _raise_failed(report)
+    if unheard:
+        raise unheard
+
+
+def _unheard(
+    report: refreshing.Report, config: configuration.Config, *, as_json: bool
+) -> OSError | SystemExit | None:
+    """Print the report, and give what stdout says to it: that nobody reads it is no failure of it."""
+    try:
+        _print_report(report, config, as_json=as_json, dry_run=False)
+        sys.stdout.flush()
+    except (OSError, SystemExit) as error:  # rich ends the process when its reader has gone
+        return error
+    return None
 
 
 def _refresh(config: configuration.Config) -> refreshing.Report:
@@ -79,16 +97,6 @@ def _refresh(config: configuration.Config) -> refreshing.Report:
             return partial(progress.advance, progress.add_task("fetching", total=plan.fetch_size or None))
 
         return refreshing.refresh(config, begin=begin, prepare=delivery.prepare, publish=delivery.publish)
-
-
-def _report(
-    report: refreshing.Report, config: configuration.Config, *, as_json: bool, dry_run: bool = False
-) -> None:
-    if as_json:
-        print_json(asdict(report))
-    else:
-        _print_report(report, config, dry_run=dry_run)
-    _raise_failed(report)
 
 
 @app.command()
@@ -137,7 +145,12 @@ def _summary(stock: Stock, status: Status) -> dict[str, object]:
     }
 
 
-def _print_report(report: refreshing.Report, config: configuration.Config, *, dry_run: bool) -> None:
+def _print_report(
+    report: refreshing.Report, config: configuration.Config, *, as_json: bool, dry_run: bool
+) -> None:
+    if as_json:
+        print_json(asdict(report))
+        return
     for name in report.to_fetch:
         say(f"would fetch {name}")
     rows = [

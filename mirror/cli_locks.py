@@ -17,7 +17,7 @@ from mirror.inputs import read_lock
 from mirror.layout import Layout
 from mirror.options import ConfigOption, JsonOption
 from mirror.snapshot import Snapshot
-from mirror.store import write_atomically
+from mirror.store import output_path, write_atomically
 
 commands = typer.Typer()
 
@@ -111,5 +111,5 @@ def _write(text: str, output: Path | None) -> None:
     if output is None:
         typer.echo(text, nl=False)
         return
-    write_atomically(output, text.encode())
+    write_atomically(output_path(output), text.encode())
     say(f"wrote {output}")

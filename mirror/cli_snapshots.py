@@ -6,6 +6,7 @@ and takes milliseconds when nothing changed.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import asdict
@@ -59,7 +60,7 @@ def verify(
             typer.echo(printable(f"{found.kind}: {found.path}{name}: {fate}{found.reason}"))
         say(f"verified {plural(verdict.files, 'file')}, {human_size(verdict.size)}")
     if verdict.damage:
-        names = ", ".join(finding.name or finding.path for finding in verdict.damage[:5])
+        names = ", ".join(list(dict.fromkeys(found.name or found.path for found in verdict.damage))[:5])
         raise DamageError(f"{plural(len(verdict.damage), 'thing')} found that should not be: {names}")
 
 
@@ -75,7 +76,7 @@ def _size(text: str) -> int:
 @commands.command()
 def export(
     to: Annotated[
-        Path, typer.Option("--to", metavar="FILE|DIR", help="The file to write, or the folder for it.")
+        str, typer.Option("--to", metavar="FILE|DIR", help="The file to write, or the folder for it.")
     ],
     name: SnapshotArgument = history.CURRENT,
     since: Annotated[
@@ -95,9 +96,11 @@ def export(
     layout = Layout(configuration.load_mirror(config).root)
     name = history.resolve(layout.snapshots, name)
     base = history.resolve(layout.snapshots, since) if since else None
+    if to.endswith(os.sep):
+        Path(to).mkdir(parents=True, exist_ok=True)
     with download_progress() as progress:
         advance = partial(progress.advance, progress.add_task("exporting", total=None))
-        done = write(layout, name, base, to, volume_size, advance)
+        done = write(layout, name, base, Path(to), volume_size, advance)
     if as_json:
         print_json(asdict(done))
         return

@@ -232,8 +232,11 @@ class Incoming:
 
 
 @contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk or quota below `path` into DiskFullError, and a closed folder into StoreError."""
+def disk_errors(path: Path, room: str = "free some space or move `path` in lockstock.toml") -> Iterator[None]:
+    """Turn a full disk or quota below `path` into DiskFullError, and a closed folder into StoreError.
+
+    `room` says how to get more.
+    """
     try:
         yield
     except (PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError) as error:
@@ -247,11 +250,7 @@ def disk_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _FULL:
             raise
-        raise DiskFullError(
-            "no space is left on the disk",
-            where=str(path),
-            hint="free some space or move `path` in lockstock.toml",
-        ) from error
+        raise DiskFullError("no space is left on the disk", where=str(path), hint=room) from error
 
 
 def write_atomically(path: Path, data: bytes, *, lasting: bool = True) -> None:
@@ -275,6 +274,17 @@ def write_atomically(path: Path, data: bytes, *, lasting: bool = True) -> None:
                 Path(file.name).unlink(missing_ok=True)
         if lasting:
             sync_folder(path.parent)
+
+
+def output_path(path: Path) -> Path:
+    """Give where a file that a person names is to lie: at the end of links, never in a device's place.
+
+    Raises StoreError.
+    """
+    found = path.resolve()
+    if found.exists() and not found.is_file():
+        raise StoreError("cannot be written: it is no plain file", where=str(path), hint="name a file")
+    return found
 
 
 def sync_file_system(path: Path) -> None:

@@ -17,12 +17,13 @@ from lockfiles.moments import moment
 from lockfiles.urls import check_filename
 from mirror import bundle
 from mirror.bundle import Index, Member
+from mirror.console import plural
 from mirror.errors import BundleError, DamageError
 from mirror.history import Publish
 from mirror.layout import Layout
 from mirror.prune import prune
 from mirror.snapshot import Snapshot, Stocked
-from mirror.store import Expected, Store, disk_errors, sync_folder
+from mirror.store import Expected, Store, disk_errors, output_path, sync_folder
 
 Advance = Callable[[int], None]
 _AGAIN = "copy it or export it again; nothing was imported"
@@ -55,7 +56,7 @@ def export(
     """Write what `name` has and `since` has not; equal snapshots give equal bytes.
 
     `to` is a file, or a folder where the bundle is named after the snapshots; `capacity` is the
-    most bytes of a volume. Raises BundleError, DamageError, DiskFullError.
+    most bytes of a volume. Raises BundleError, DamageError, StoreError, DiskFullError.
     """
     with layout.exclusive():
         snapshot, base = layout.snapshots.load(name), layout.snapshots.load(since) if since else None
@@ -63,7 +64,7 @@ def export(
         paths = _paths(to, f"lockstock-{name}" + (f"-since-{since}" if since else ""), index.volumes)
         for volume, path in enumerate(paths, 1):
             with _fresh(path) as file:
-                _write(file, index, volume, snapshot.to_bytes(), layout.store, advance)
+                _write(file, index, volume, snapshot, layout.store, advance)
     return Exported(
         snapshot=name,
         base=since,
@@ -95,9 +96,10 @@ def _paths(to: Path, stem: str, volumes: int) -> tuple[Path, ...]:
 
 @contextmanager
 def _fresh(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that takes its name when it is whole. Raises BundleError, DiskFullError."""
+    """Open a file that takes its name when it is whole. Raises BundleError, StoreError, DiskFullError."""
+    path = output_path(path)
     part = path.with_name(f".{path.name}.part")
-    with disk_errors(path.parent):
+    with disk_errors(path.parent, "free some space, or give another --to"):
         try:
             with part.open("wb") as file:
                 yield file
@@ -112,11 +114,12 @@ def _fresh(path: Path) -> Iterator[BinaryIO]:
 
 
 def _write(
-    file: BinaryIO, index: Index, volume: int, manifest: bytes, store: Store, advance: Advance
+    file: BinaryIO, index: Index, volume: int, snapshot: Snapshot, store: Store, advance: Advance
 ) -> None:
+    names = {artifact.sha256: artifact.filename for artifact in snapshot.artifacts}
     bundle.write_small(file, bundle.INDEX, index.to_bytes(volume))
     if volume == 1:
-        bundle.write_small(file, bundle.MANIFEST, manifest)
+        bundle.write_small(file, bundle.MANIFEST, snapshot.to_bytes())
     for member in index.files:
         if member.volume != volume:
             continue
@@ -124,7 +127,8 @@ def _write(
             with store.path(member.sha256).open("rb") as source:
                 bundle.write_stream(file, bundle.member_name(member.sha256), member, source)
         except (FileNotFoundError, ValueError) as error:
-            raise DamageError(f"cannot be exported: {error}", where=member.sha256) from error
+            reason = "is not there" if isinstance(error, FileNotFoundError) else "is damaged"
+            raise DamageError(f"cannot be exported: it {reason}", where=names[member.sha256]) from error
         advance(member.size)
     bundle.write_end(file)
 
@@ -174,7 +178,9 @@ def _check(paths: Sequence[Path], advance: Advance) -> tuple[Index, Snapshot]:
                     _count(chunks, advance)
     if first is None or len(paths) != first.volumes:
         raise BundleError(
-            f"there are {len(paths)} of its volumes", where=str(paths[-1]), hint="give all, in order"
+            f"only {len(paths)} of its {first.volumes if first else 0} volumes were given",
+            where=str(paths[-1]),
+            hint="give all, in order",
         )
     try:
         return first, _snapshot(content, first)
@@ -252,7 +258,7 @@ def _refuse_gaps(index: Index, snapshot: Snapshot, store: Store) -> None:
     if lost:
         base = f"the snapshot with the digest {index.base[:12]}" if index.base else "another snapshot"
         raise BundleError(
-            f"it builds on {base}, of which this mirror lacks {len(lost)} files, as {lost[0]}",
+            f"it builds on {base}, of which this mirror lacks {plural(len(lost), 'file')}, as {lost[0]}",
             hint="export it again with --since a snapshot that this mirror holds, or without",
         )
 

@@ -127,12 +127,12 @@ def touched(
     """Report every destination and package file a task touched, from logs that verify."""
     from mirror.gate.reports import summary, to_html
     from mirror.gate.reports import touched as report_on
-    from mirror.store import write_atomically
+    from mirror.store import output_path, write_atomically
 
     notes: list[str] = []
     report = report_on(task, _records(configuration.load(config), task, notes))
     if html:
-        write_atomically(html, to_html(report, "\n".join(notes)).encode())
+        write_atomically(output_path(html), to_html(report, "\n".join(notes)).encode())
     if as_json:
         print_json({**asdict(report), "checkpoints": notes})
         return

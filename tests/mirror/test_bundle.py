@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import random
 import subprocess
+import sys
 import tarfile
 import tracemalloc
 from collections.abc import Callable
@@ -20,7 +22,7 @@ from hypothesis import strategies as st
 
 from mirror import bundle, transfer
 from mirror.bundle import Index, Member
-from mirror.errors import BundleError, DamageError
+from mirror.errors import BundleError, DamageError, StoreError
 from mirror.layout import Layout
 from mirror.snapshot import LockRecord, Selected, Snapshot, Stocked
 from tests.mirror.stocking import snapshot_of, stock, stocked
@@ -94,7 +96,7 @@ def test_only_what_the_other_side_lacks_travels(
         assert len(archive.getnames()) == 3
     assert take(far, path).files == 1
     assert far.snapshots.current() == near.snapshots.current()
-    refused(Layout(tmp_path / "empty"), path, match="lacks 1 files, as click")
+    refused(Layout(tmp_path / "empty"), path, match="lacks 1 file, as click")
 
 
 def test_an_older_bundle_is_taken_in_but_not_served(
@@ -156,7 +158,7 @@ def test_volumes(near: Layout, far: Layout, wheels: Path, tmp_path: Path) -> Non
     assert all(path.stat().st_size <= 60_000 for path in paths)
     assert paths == sorted(paths)
     refused(far, *reversed(paths), match="is volume 3 of 3, and here volume 1 should be")
-    refused(far, *paths[:2], match="there are 2")
+    refused(far, *paths[:2], match="only 2 of its 3 volumes")
     refused(far, paths[0], paths[0], paths[1], match="volume 1 of 3, and here volume 2")
     refused(far, *paths, paths[2], match="here volume 4")
     assert take(far, *paths).files == 5
@@ -357,9 +359,43 @@ def test_damage_is_never_exported(near: Layout, flask: Path, tmp_path: Path) -> 
     held = near.store.path(stocked(flask).sha256)
     held.chmod(0o644)
     held.write_bytes(b"x" * held.stat().st_size)
-    with pytest.raises(DamageError):
+    with pytest.raises(DamageError, match=r"flask-1\.0-py3-none-any\.whl: cannot be exported: it is damaged"):
+        export(near, tmp_path)
+    held.unlink()
+    with pytest.raises(DamageError, match=r"flask-1\.0-py3-none-any\.whl: .*: it is not there"):
         export(near, tmp_path)
     assert list(tmp_path.glob("*lockstock*")) == []
+
+
+def test_a_bundle_follows_links_and_replaces_no_device(near: Layout, flask: Path, tmp_path: Path) -> None:
+    stock(near, flask)
+    fifo, link = tmp_path / "fifo", tmp_path / "link"
+    os.mkfifo(fifo)
+    with pytest.raises(StoreError, match="fifo: cannot be written: it is no plain file"):
+        export(near, fifo)
+    assert fifo.is_fifo()
+    link.symlink_to("there.tar")
+    export(near, link)
+    assert link.is_symlink()
+    assert take(Layout(tmp_path / "far"), tmp_path / "there.tar").files == 1
+
+
+def test_a_full_disk_is_that_of_the_bundle(near: Layout, flask: Path, tmp_path: Path) -> None:
+    stock(near, flask)
+    code = (
+        "import resource, sys\n"
+        "from pathlib import Path\n"
+        "from mirror.errors import DiskFullError\n"
+        "from mirror.layout import Layout\n"
+        "from tests.mirror.test_bundle import export\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048))\n"
+        "try: export(Layout(Path(sys.argv[1])), Path(sys.argv[2]))\n"
+        "except DiskFullError as error: print(error.hint)\n"
+    )
+    command = [sys.executable, "-c", code, str(near.root), str(tmp_path / "out.tar")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    assert ended.stdout == "free some space, or give another --to\n"
+    assert list(tmp_path.glob("*out.tar*")) == []
 
 
 def test_killed_at_any_step_and_run_again(near: Layout, wheels: Path, tmp_path: Path) -> None:
@@ -412,6 +448,8 @@ def test_across_the_gap_as_a_user(project: Project, flask: Path, click: Path, tm
     ended = other.mirror("export", "--to", str(tmp_path / "out.tar"), "--volume-size", "1MB", "--json")
     assert ended.returncode == 0, ended.stderr
     (volume,) = json.loads(ended.stdout)["volumes"]
+    ended = other.mirror("export", "--to", f"{tmp_path / 'made' / 'for it'}/")
+    assert ended.stdout == f"{tmp_path / 'made' / 'for it' / f'lockstock-{name}.tar'}\n"
     ended = project.mirror("import", volume, "--json")
     assert ended.returncode == 0, ended.stderr
     assert json.loads(ended.stdout) | {"size": 0} == {

@@ -211,6 +211,25 @@ on_failure = 'echo "$LOCKSTOCK_EXIT_CODE: $LOCKSTOCK_REASON" >> hooks.log; exit 
 """
 
 
+@pytest.mark.parametrize("arguments", [(), ("--json",)])
+def test_a_report_that_nobody_reads_is_no_failure_of_the_refresh(
+    project: Project, flask: Path, arguments: tuple[str, ...]
+) -> None:
+    project.lock(flask)
+    project.configure(more="[hooks]\non_failure = 'touch failed'\n")
+    reader, writer = os.pipe()
+    os.close(reader)
+    options = project.options() | {"stdout": writer, "stderr": subprocess.PIPE}
+    del options["capture_output"]
+    ended = subprocess.run(project.command("refresh", *arguments), **options, check=False)
+    os.close(writer)
+    run = last_run(project.layout)
+    assert (ended.returncode, "Traceback" in ended.stderr) == (1, False)
+    assert run is not None
+    assert (run.exit_code, run.changed, run.snapshot is not None) == (0, True, True)
+    assert not (project.folder / "failed").exists()
+
+
 def test_hooks_are_run_when_they_should(project: Project, flask: Path) -> None:
     project.configure(more=HOOKS)
     project.lock(flask)
