@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from imagegen.layers import Layer
 from imagegen.plan import WORKSPACE, ImagePlan
 from imagegen.referrers import EMPTY, MANIFEST_TYPE, Referrer, Subject, blob_digest
-from mirror.store import write_atomically
+from mirror.store import write_all, write_atomically
 
 CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
 INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
@@ -115,10 +115,9 @@ class ImageLayout:
         What refers to it is listed with it, in the place of what did so before.
         """
         artifacts = tuple(referrers)
-        for data in (image.config, image.manifest):
-            write_atomically(self.blob(digest_of(data)), data)
-        self._write_referrers(artifacts)
-        write_atomically(self.root / "oci-layout", LAYOUT_FILE)
+        self._write_blobs([image.config, image.manifest, *_blobs(artifacts)])
+        if not self._is_layout():
+            write_atomically(self.root / "oci-layout", LAYOUT_FILE)
         fresh = {name: _entry(image, name) for name in names}
         others = [one for one in self._artifacts() if one.subject != image.digest]
         self._write_index(self._listed() | fresh, [*others, *artifacts])
@@ -126,7 +125,7 @@ class ImageLayout:
     def attach(self, referrers: Iterable[Referrer]) -> None:
         """Add artifacts about images that are there."""
         fresh = {one.digest: one for one in (*self._artifacts(), *referrers)}
-        self._write_referrers(fresh.values())
+        self._write_blobs(_blobs(fresh.values()))
         self._write_index(self._listed(), fresh.values())
 
     def referrers(self, digest: str) -> tuple[Referrer, ...]:
@@ -232,10 +231,14 @@ class ImageLayout:
         """Give the digests of the images by their names."""
         return {name: str(entry["digest"]) for name, entry in self._listed().items()}
 
-    def _write_referrers(self, referrers: Iterable[Referrer]) -> None:
-        for one in referrers:
-            for data in (one.manifest, one.blob, EMPTY):
-                write_atomically(self.blob(digest_of(data)), data)
+    def _write_blobs(self, blobs: Iterable[bytes]) -> None:
+        write_all(self.blobs, {digest_of(data).removeprefix("sha256:"): data for data in blobs})
+
+    def _is_layout(self) -> bool:
+        try:
+            return (self.root / "oci-layout").read_bytes() == LAYOUT_FILE
+        except FileNotFoundError:
+            return False
 
     def _write_index(self, listed: Mapping[str, Mapping[str, Any]], referrers: Iterable[Referrer]) -> None:
         entries = [*listed.values(), *(one.descriptor() for one in referrers)]
@@ -272,6 +275,11 @@ class ImageLayout:
         except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
             return []
         return [e for e in entries if isinstance(e, dict) and isinstance(e.get("digest"), str)]
+
+
+def _blobs(referrers: Iterable[Referrer]) -> Iterator[bytes]:
+    for one in referrers:
+        yield from (one.manifest, one.blob, EMPTY)
 
 
 def index(entries: Iterable[Mapping[str, Any]]) -> bytes:

@@ -10,7 +10,7 @@ import errno
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -258,6 +258,19 @@ def write_atomically(path: Path, data: bytes, *, lasting: bool = True) -> None:
 
     What need not be `lasting` is only remembered: after a power cut it may be gone, or not what it was.
     """
+    _write(path, data, lasting=lasting)
+    if lasting:
+        _sync(path.parent)
+
+
+def write_all(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write small files, by name, as `write_atomically` does; the folder is synchronized after the last."""
+    for name, data in files.items():
+        _write(folder / name, data, lasting=True)
+    _sync(folder)
+
+
+def _write(path: Path, data: bytes, *, lasting: bool) -> None:
     with disk_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(
@@ -272,8 +285,11 @@ def write_atomically(path: Path, data: bytes, *, lasting: bool = True) -> None:
                 Path(file.name).rename(path)
             finally:
                 Path(file.name).unlink(missing_ok=True)
-        if lasting:
-            sync_folder(path.parent)
+
+
+def _sync(folder: Path) -> None:
+    with disk_errors(folder):
+        sync_folder(folder)
 
 
 def output_path(path: Path) -> Path:

@@ -199,14 +199,10 @@ class DirectEngine:
         return self._layer([work.plan.user, *part.recipe], part.comment, content)[0]
 
     def _settings(self, work: Work) -> Layer:
-        entries = list(settings_entries(work.plan, work.root, work.venv.python))
-        stream = hashlib.sha256(b"".join(plainly(work.tar(entries))))
-
-        def content() -> Content:
-            return Content(tar=work.tar(work.modules(entries)), facts={})
-
-        recipe = ["settings, by what is not compiled yet", work.python, stream.hexdigest()]
-        return self._layer(recipe, "settings", content)[0]
+        entries = work.modules(list(settings_entries(work.plan, work.root, work.venv.python)))
+        stream = b"".join(plainly(work.tar(entries)))
+        recipe = ["settings", hashlib.sha256(stream).hexdigest()]
+        return self._layer(recipe, "settings", lambda: Content(tar=[stream], facts={}))[0]
 
 
 @contextmanager

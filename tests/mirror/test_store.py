@@ -10,7 +10,7 @@ import pytest
 
 from lockfiles.model import Digest
 from mirror.errors import DigestMismatchError, OversizedError, StoreError, TruncatedError
-from mirror.store import Expected, Store, disk_errors, write_atomically
+from mirror.store import Expected, Store, disk_errors, write_all, write_atomically
 
 DATA = b"the bytes of a wheel"
 SHA256 = Digest("sha256", sha256(DATA).hexdigest())
@@ -105,6 +105,14 @@ def test_a_failed_atomic_write_leaves_the_old_file(tmp_path: Path) -> None:
         write_atomically(file, None)  # type: ignore[arg-type]
     assert file.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_files_that_are_written_together(tmp_path: Path) -> None:
+    write_all(tmp_path / "blobs", {"a": b"1", "b": b"2"})
+    with pytest.raises(TypeError):
+        write_all(tmp_path / "blobs", {"b": b"3", "c": None})  # type: ignore[dict-item]
+
+    assert {file.name: file.read_bytes() for file in (tmp_path / "blobs").iterdir()} == {"a": b"1", "b": b"3"}
 
 
 @pytest.mark.parametrize("place", ["taken", "taken/below", "."])
