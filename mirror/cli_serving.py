@@ -55,18 +55,25 @@ def serve(
 @commands.command()
 def status(config: ConfigOption = configuration.DEFAULT_FILE, as_json: JsonOption = False) -> None:
     """Show what is served, how the last refresh ended, and how much room there is."""
+    from mirror.inputs import outdated
     from mirror.status import read_status
 
-    found = read_status(Layout(configuration.load_mirror(config).root))
-    if as_json:
-        print_json(asdict(found))
-        return
+    loaded = configuration.load_mirror(config)
+    layout = Layout(loaded.root)
+    found = read_status(layout)
     served, run = found.served, found.last_run
+    names = [spec.name for spec in loaded.locks]
+    changed = outdated(loaded, layout.snapshots.load(served.name), names) if served else ()
+    if as_json:
+        print_json({**asdict(found), "changed_locks": changed})
+        return
     rows = [("snapshot", served.name if served else "none yet")]
+    if served and served != found.snapshots[-1]:
+        rows[0] = ("snapshot", f"{served.name}; the newest is {found.snapshots[-1].name}")
     if served:
         rows += [
             ("locks", ", ".join(served.locks)),
-            ("not up to date", ", ".join(served.stale) or "none"),
+            ("not up to date", ", ".join((*served.stale, *changed)) or "none"),
             ("packages", str(served.packages)),
             ("files", f"{served.files}, {human_size(served.size)}"),
             ("kept snapshots", str(len(found.snapshots))),

@@ -102,6 +102,24 @@ def test_npms_registry_is_asked_where_a_lock_is_npms(project: Project, index: In
     ]
 
 
+def test_status_tells_what_changed_since_and_that_an_older_snapshot_is_served(
+    project: Project, flask: Path, wheels: Path
+) -> None:
+    project.lock(flask)
+    first = project.refreshed()["snapshot"]
+    assert re.search(r"not up to date +none", project.mirror("status").stdout)
+    project.lock(flask, make_wheel(wheels, "click", "8.0"))
+    assert re.search(r"not up to date +requirements\.txt", project.mirror("status").stdout)
+    second = project.refreshed()["snapshot"]
+    assert re.search(r"not up to date +none", project.mirror("status").stdout)
+    assert project.mirror("rollback", first).returncode == 0
+    shown = project.mirror("status").stdout
+    assert f"{first}; the newest is {second}" in shown
+    assert re.search(r"not up to date +requirements\.txt", shown)
+    told = json.loads(project.mirror("status", "--json").stdout)
+    assert [Path(path).name for path in told["changed_locks"]] == ["requirements.txt"]
+
+
 def test_a_snapshot_that_is_pruned_meanwhile_is_not_counted(tmp_path: Path, flask: Path) -> None:
     layout = Layout(tmp_path / "mirror")
     name = stock(layout, flask)
