@@ -21,10 +21,11 @@ from yarl import URL
 from mirror.errors import TruncatedError, UpstreamError
 from mirror.upstream.settings import UpstreamSettings, without_secrets
 
-_USER_AGENT = b"User-Agent: lockstock"
+_USER_AGENT = "lockstock"
 _LONGEST_TIMEOUT = (1 << 31) - 1  # milliseconds
-_BEGINNING = 4  # time-outs: for the connection, for what a proxy says, for TLS, and for all of the headers
-_FIRST = 2  # time-outs: until the first of the headers
+_SUPPRESS_CONNECT_HEADERS = 265  # an option that PycURL has no name for
+_FIRST = 2  # time-outs: for the connection, with its proxy and TLS, and for the first of the headers
+_BEGINNING = 3  # time-outs: for all of the headers, too
 _BUFFER = 1 << 18
 _LEFTOVER = 1 << 16  # bytes of a body that nobody wants, which cost less than another connection
 _CUT_OFF = frozenset({pycurl.E_PARTIAL_FILE, pycurl.E_GOT_NOTHING, pycurl.E_HTTP2, 92})  # and its streams
@@ -106,8 +107,7 @@ class Wire:
 
     async def get(self, place: URL, request: Request, route: Route) -> Answer:
         """Ask for a place; give the answer when all of its body came. Raises UpstreamError and its kinds."""
-        tunnels = 1 if route.proxy and place.scheme == "https" else 0
-        arriving = _Arriving(str(place), request.begin, self._timeout, tunnels)
+        arriving = _Arriving(str(place), request.begin, self._timeout)
         handle = self._handle(place, request, route, arriving)
         try:
             await arriving.wait(self._multi.add_handle(handle))
@@ -129,7 +129,9 @@ class Wire:
             pycurl.URL: str(place),
             pycurl.PATH_AS_IS: 1,
             pycurl.PROTOCOLS: pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS,
-            pycurl.HTTPHEADER: [_USER_AGENT, *_lines(request.headers)],
+            pycurl.USERAGENT: _USER_AGENT,
+            pycurl.HTTPHEADER: list(_lines(request.headers)),
+            _SUPPRESS_CONNECT_HEADERS: 1,  # they come with the first request of a connection only
             pycurl.HEADERFUNCTION: arriving.header,
             pycurl.WRITEFUNCTION: arriving.body,
             pycurl.BUFFERSIZE: _BUFFER,
@@ -144,7 +146,7 @@ class Wire:
 class _Arriving:
     """One answer as it comes, and by when more of it has to."""
 
-    def __init__(self, url: str, begin: Begin, timeout: float, tunnels: int) -> None:
+    def __init__(self, url: str, begin: Begin, timeout: float) -> None:
         self.error: BaseException | None = None
         self.is_enough = False
         self.url = url
@@ -153,7 +155,6 @@ class _Arriving:
         self._answer: Answer | None = None
         self._lines: list[str] = []
         self._unwanted = 0
-        self._tunnels = tunnels  # what proxies say before
         self._timeout = timeout
         self._begun = time.monotonic()
         self._deadline = self._begun + _FIRST * timeout
@@ -218,9 +219,7 @@ class _Arriving:
         self._lines = []
         if answer.status < 200:  # a note on the way
             return None
-        if self._tunnels:
-            self._tunnels -= 1
-        elif self._begin is not None:
+        if self._begin is not None:
             self._answer, self._deadline = answer, time.monotonic() + self._timeout
             self._sink = self._begin(answer)
         return None if self._begin is not None else 0
@@ -247,6 +246,7 @@ def _way(place: URL, route: Route) -> dict[int, object]:
         found[pycurl.OPENSOCKETFUNCTION] = _only(route.addresses)
     else:
         found[pycurl.PROXY] = str(route.proxy.origin())
+        found[pycurl.PROXYPORT] = route.proxy.port  # else 1080 where the origin does not tell
         if route.proxy.user or route.proxy.password:
             found[pycurl.PROXYUSERNAME] = route.proxy.user or ""
             found[pycurl.PROXYPASSWORD] = route.proxy.password or ""

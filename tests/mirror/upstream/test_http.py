@@ -209,8 +209,10 @@ def test_a_proxy(
                 indexes=(index,), cert=str(certificate), trusted_hosts=("index.example",)
             )
             async with http_client(settings, 2) as client:
-                page = await get(client, index, 0)
-                assert page is not None
+                for _ in range(3):
+                    page = await get(client, index, 0)
+                    assert page is not None
+                    assert page.body == b"{}"
         return proxy.asked
 
     with IndexServer(wheels, tls=tls(certificate)) as server:
@@ -222,6 +224,21 @@ def test_a_proxy(
         with pytest.raises(UpstreamError, match="407") as caught:
             asyncio.run(run(server))
         assert "wrong" not in str(caught.value)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("given", ["http://127.0.0.9", "http://127.0.0.9:80", "127.0.0.9"])
+def test_the_port_of_a_proxy_is_the_one_of_its_scheme(given: str, index: IndexServer) -> None:
+    async def run() -> None:
+        proxy = Proxy(index, "")
+        async with await asyncio.start_server(proxy.handle, "127.0.0.9", 80):
+            settings = UpstreamSettings(indexes=("http://index.example/",), proxy=given)
+            async with http_client(settings, 2) as client:
+                await get(client, "http://index.example/", 0)
+        assert len(proxy.asked) == 1
+
+    with pytest.raises(UpstreamError, match="407"):
+        asyncio.run(run())
 
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
