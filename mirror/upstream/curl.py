@@ -148,7 +148,6 @@ class _Arriving:
 
     def __init__(self, url: str, begin: Begin, timeout: float) -> None:
         self.error: BaseException | None = None
-        self.is_enough = False
         self.url = url
         self._begin: Begin | None = begin
         self._sink: Sink | None = None
@@ -163,6 +162,11 @@ class _Arriving:
     def has_begun(self) -> bool:
         """Whether all headers came."""
         return self._answer is not None
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether all that anybody wants came: what a server does to a body that nobody wants is no matter."""
+        return self._answer is not None and self._sink is None
 
     def found(self) -> Answer:
         """Give the answer. Raises UnreachableError where none came."""
@@ -208,8 +212,7 @@ class _Arriving:
             self.error = error
             return 0
         self._unwanted += len(piece)
-        self.is_enough = self._unwanted > _LEFTOVER or self._begin is None
-        return 0 if self.is_enough else None
+        return 0 if self._unwanted > _LEFTOVER or self._begin is None else None
 
     def _read(self, line: str) -> int | None:
         if line:

@@ -205,6 +205,25 @@ def test_of_a_redirect_no_large_body_is_read(index: IndexServer, size: int, is_r
     assert sent.is_set() == is_read
 
 
+@pytest.mark.parametrize("status", [302, 404])
+@pytest.mark.parametrize("stalls", [False, True])
+def test_a_body_that_nobody_wants_need_not_come(index: IndexServer, status: int, stalls: bool) -> None:
+    done = Event()
+
+    def answers(answer: Answer) -> None:
+        answer.send(status, b"begun", {"Location": "/b"}, length=100)
+        answer.handler.wfile.flush()
+        if stalls:
+            done.wait(5)
+        answer.cut()
+
+    index.faults["/a"] = answers
+    index.faults["/b"] = lambda answer: answer.send(200, b"end")
+    page = ask(f"{index.url}/a", UpstreamSettings(indexes=(index.url,), timeout=0.3))
+    done.set()
+    assert (page and page.body) == (b"end" if status == 302 else None)
+
+
 def test_the_body_of_an_answer_that_drips_is_not_waited_for_without_an_end(index: IndexServer) -> None:
     def stalls(answer: Answer) -> None:
         answer.send(200, b"begun", length=100)
