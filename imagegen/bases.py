@@ -23,13 +23,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from imagegen import debs
+from imagegen import debs, debslock
 from imagegen.apt import Source, for_suite, read_host
+from imagegen.aptroot import native_architecture
 from imagegen.debslock import LockedBase
 from imagegen.errors import BaseError
 from imagegen.live import Progress
 from imagegen.spec import DebianBase
+from lockfiles.errors import ConfigError
 from lockfiles.urls import without_credentials
+from mirror.config import Config
 from mirror.store import Store, disk_errors, sync_folder
 
 # What a sandbox needs besides its packages: an editor, an init that reaps, and time zones.
@@ -108,6 +111,27 @@ def make_locked(
             yield f"deb [trusted=yes] copy://{root} {base.suite} main"
 
     return _made(order, folder, progress, sources)
+
+
+def debs_store(config: Config) -> Store:
+    """Give the store of a mirror's Debian packages."""
+    return Store(config.root / debs.FOLDER)
+
+
+def locked_base(config: Config, base: DebianBase) -> LockedBase | None:
+    """Give what debs.lock says of a base; without the file there is nothing to say. Raises ConfigError."""
+    lock = debs.read_lock(config.file.parent)
+    if lock is None:
+        return None
+    architecture = native_architecture()
+    found = lock.find(base.suite, architecture, wanted(base))
+    if found is None:
+        raise ConfigError(
+            f"it has no {base} for {architecture} with exactly {', '.join(wanted(base))}",
+            where=str(config.file.parent / debslock.NAME),
+            hint="run `imagegen lock-base`, which adds it; without the file, the archive of today is used",
+        )
+    return found
 
 
 def stem_of(base: DebianBase, locked: LockedBase | None) -> str:

@@ -11,15 +11,12 @@ from typing import TYPE_CHECKING
 
 from imagegen import bases, context
 from imagegen.archive import Entry
-from imagegen.baseimages import BaseImage
 from imagegen.baselock import read_pins
-from imagegen.basesources import IMAGES, base_name, bring_base
 from imagegen.delivery import Pushed
 from imagegen.engines.connect import docker_engine
 from imagegen.engines.model import BuiltImage, Facts
 from imagegen.errors import BaseError, BuildError, NotStockedError, UnfitBaseError
 from imagegen.live import Progress
-from imagegen.lockbase import debs_store, locked_base
 from imagegen.nodeproject import read_projects, tell_of_scripts
 from imagegen.plan import REPOSITORY, Base, ImagePlan, make_plan
 from imagegen.reference import Reference
@@ -31,6 +28,7 @@ from mirror.layout import Layout
 from mirror.snapshot import Snapshot
 
 if TYPE_CHECKING:
+    from imagegen.baseimages import BaseImage
     from imagegen.engines.builders import Builder
     from imagegen.engines.docker import DockerEngine
 
@@ -184,6 +182,8 @@ def _base(
 ) -> _Found:
     if isinstance(spec.base, DebianBase):
         return _debian(config, spec.base, target, progress)
+    from imagegen.basesources import IMAGES, base_name, bring_base  # most images stand on Debian itself
+
     name = base_name(config, spec.base)
     pin = read_pins(config.file.parent).get(name)
     if isinstance(spec.base, DockerBase):
@@ -250,10 +250,10 @@ def _debian(config: Config, base: DebianBase, target: Target, progress: Progress
 
 
 def _bootstrapped(config: Config, base: DebianBase, progress: Progress) -> bases.Tarball:
-    folder, locked = config.root / "bases", locked_base(config, base)
+    folder, locked = config.root / "bases", bases.locked_base(config, base)
     if locked is None:
         return bases.make(base, folder, progress)
-    return bases.make_locked(base, locked, debs_store(config), folder, progress)
+    return bases.make_locked(base, locked, bases.debs_store(config), folder, progress)
 
 
 def _make(

@@ -12,7 +12,6 @@ import typer
 
 from imagegen import build as building
 from imagegen import direct as directing
-from imagegen import verify as verifying
 from imagegen.compression import Compression
 from imagegen.delivery import Pushed
 from imagegen.engines.connect import docker_engine
@@ -309,5 +308,7 @@ def _places(plan: ImagePlan) -> str:
 
 
 def _summary(config: Config, spec: ImageSpec) -> dict[str, Any]:
-    verified = verifying.held_at_last(config, spec)
+    from imagegen.verify import held_at_last  # no build needs what verifies
+
+    verified = held_at_last(config, spec)
     return {"name": spec.name, "base": str(spec.base), "locks": list(spec.locks), "verified": verified}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imagegen import build as building
-from imagegen.basesources import IMAGES, export_base
+from imagegen.bases import locked_base
 from imagegen.build import LATEST, Built, Draft
 from imagegen.compression import Compression
 from imagegen.engines.connect import docker_engine
@@ -27,7 +27,6 @@ from imagegen.errors import (
 from imagegen.export import archive_entries, engine_entries, write_archive, write_index, write_layout
 from imagegen.layers import Layer
 from imagegen.live import Progress
-from imagegen.lockbase import locked_base
 from imagegen.oci import Image
 from imagegen.plan import ImagePlan
 from imagegen.platforms import ImageIndex
@@ -237,6 +236,8 @@ def _assemble(
 ) -> Image:
     tarball, image = draft.tarball, draft.image
     if tarball is None:
+        from imagegen.basesources import IMAGES, export_base
+
         image = export_base(
             docker_engine(),
             draft.plan.base,

@@ -7,7 +7,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from imagegen import bases, debs, debslock
-from imagegen.aptroot import native_architecture
 from imagegen.baselock import read_pins, write_pins
 from imagegen.basesources import IMAGES, base_name, bring_base
 from imagegen.debslock import DebsLock, LockedBase
@@ -17,7 +16,7 @@ from imagegen.live import Progress
 from imagegen.spec import DebianBase, DockerBase, ImageSpec, find_image, load_images
 from lockfiles.errors import ConfigError
 from mirror.config import Config
-from mirror.store import Store, write_atomically
+from mirror.store import write_atomically
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +67,7 @@ def _lock_debian(
     before = debs.read_lock(config.file.parent)
     if not wanted and before is None:
         return ()
-    old, store = before or DebsLock(), debs_store(config)
+    old, store = before or DebsLock(), bases.debs_store(config)
     locked = [debs.resolve(base.suite, bases.wanted(base), store, progress) for base in wanted]
     fresh = {base.key for base in locked}
     needed = {(base.suite, bases.wanted(base)) for base in asked}
@@ -98,27 +97,6 @@ def _platforms(config: Config) -> Sequence[str]:
     """Give the platforms of the targets in OCI's words, that of this machine first."""
     own = sorted(config.targets, key=lambda target: target.arch != platform.machine())
     return list(dict.fromkeys(target.oci_platform for target in own))
-
-
-def debs_store(config: Config) -> Store:
-    """Give the store of a mirror's Debian packages."""
-    return Store(config.root / debs.FOLDER)
-
-
-def locked_base(config: Config, base: DebianBase) -> LockedBase | None:
-    """Give what debs.lock says of a base; without the file there is nothing to say. Raises ConfigError."""
-    lock = debs.read_lock(config.file.parent)
-    if lock is None:
-        return None
-    architecture = native_architecture()
-    found = lock.find(base.suite, architecture, bases.wanted(base))
-    if found is None:
-        raise ConfigError(
-            f"it has no {base} for {architecture} with exactly {', '.join(bases.wanted(base))}",
-            where=str(config.file.parent / debslock.NAME),
-            hint="run `imagegen lock-base`, which adds it; without the file, the archive of today is used",
-        )
-    return found
 
 
 def _debian(images: Collection[ImageSpec]) -> list[DebianBase]:

@@ -20,7 +20,6 @@ from imagegen.baselock import read_pins
 from imagegen.basesources import IMAGES
 from imagegen.debslock import DebsLock, LockedBase
 from imagegen.layers import Layers
-from imagegen.lockbase import debs_store
 from imagegen.oci import KEPT, Image, ImageLayout, Surplus
 from imagegen.plan import REPOSITORY
 from imagegen.spec import DebianBase, ImageSpec, load_images
@@ -69,7 +68,7 @@ def _surplus(config: Config, images: Collection[ImageSpec], surplus: Surplus) ->
     digests |= _listed(folder / IMAGES, pinned)
     roots = (path for path in (config.root / "roots").glob("*") if path.is_dir())
     yield from (path for path in roots if path.name.lstrip(".").partition("-")[0] not in digests)
-    store, needed = debs_store(config), debs.stocked(lock.bases)
+    store, needed = bases.debs_store(config), debs.stocked(lock.bases)
     yield from (store.path(sha256) for sha256 in store.digests() if sha256 not in needed)
 
 

@@ -12,10 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from imagegen.archive import plainly
-from imagegen.baseimages import BaseImage, link_layers
 from imagegen.bytecode import BasePython, Compiler, HostPython
 from imagegen.claims import Claims, check_together
 from imagegen.compression import Compression
@@ -37,6 +36,9 @@ from imagegen.sdists import BuiltWheel, SdistBuilder, is_sdist
 from imagegen.wheels import Venv
 from lockfiles.target import Target
 from mirror.store import Store, disk_errors
+
+if TYPE_CHECKING:
+    from imagegen.baseimages import BaseImage
 
 _CHUNK = 1 << 20
 
@@ -159,6 +161,8 @@ class DirectEngine:
 
     def _base(self, plan: ImagePlan, tarball: Path, image: BaseImage | None) -> tuple[Layer, ...]:
         if image:
+            from imagegen.baseimages import link_layers
+
             with disk_errors(self._layers.blobs):
                 link_layers(image, self._layers.blobs)
             for layer in image.layers:

@@ -12,10 +12,11 @@ import pytest
 
 from imagegen import bases, debs
 from imagegen.aptroot import native_architecture
+from imagegen.bases import debs_store, locked_base
 from imagegen.debslock import parse
 from imagegen.errors import BaseError
 from imagegen.live import Silent
-from imagegen.lockbase import debs_store, lock_bases, locked_base
+from imagegen.lockbase import lock_bases
 from imagegen.rootfs import read_rootfs
 from imagegen.spec import DebianBase, find_image
 from lockfiles.errors import ConfigError
@@ -41,12 +42,12 @@ BASE = DebianBase(suite="bookworm")
 MAKE = """
 import sys
 from pathlib import Path
-from imagegen import bases, lockbase
+from imagegen import bases
 from imagegen.live import Silent
 from imagegen.spec import DebianBase
 from mirror import config as configuration
 config, base = configuration.load(Path("lockstock.toml")), DebianBase(suite="bookworm")
-locked, store = lockbase.locked_base(config, base), lockbase.debs_store(config)
+locked, store = bases.locked_base(config, base), bases.debs_store(config)
 print(bases.make_locked(base, locked, store, Path(sys.argv[1]), Silent()).sha256)
 """
 
