@@ -16,7 +16,7 @@ from lockfiles.errors import ConfigError
 from lockfiles.formats import ecosystem_of
 from lockfiles.model import Ecosystem
 from lockfiles.target import Target
-from mirror.config import Config, check_name, existing, load_document
+from mirror.config import Config, check_name, existing_folder, load_document
 
 DEFAULT_USER = "sandbox"
 _SUITE = re.compile(r"[a-z0-9][a-z0-9.-]*")
@@ -169,7 +169,7 @@ def _image(name: str, table: Table, config: Config) -> ImageSpec:
         user=_user(table),
         env=_environment(table),
         checks=_lines(table, "checks"),
-        project=existing(table, "project", folder, project, want_folder=True) if project else None,
+        project=existing_folder(table, "project", folder, project) if project else None,
         skip_imports=table.strings("skip_imports", ()),
         layers=_budget(table),
         compile=table.boolean("compile", default=True),

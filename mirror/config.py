@@ -213,12 +213,11 @@ def check_name(table: Table, name: str) -> str:
     return name
 
 
-def existing(table: Table, key: str, folder: Path, relative: str, *, want_folder: bool = False) -> Path:
-    """Give the path a key names, which must be there. Raises ConfigError."""
+def existing_folder(table: Table, key: str, folder: Path, relative: str) -> Path:
+    """Give the folder a key names, which must be there. Raises ConfigError."""
     path = folder / relative
-    if not (path.is_dir() if want_folder else path.is_file()):
-        kind = "folder" if want_folder else "file"
-        raise table.fault(key, f"there is no {kind} {path}", "paths are relative to lockstock.toml")
+    if not path.is_dir():
+        raise table.fault(key, f"there is no folder {path}", "paths are relative to lockstock.toml")
     return path
 
 
@@ -239,10 +238,6 @@ def _lock(name: str, table: Table, folder: Path) -> LockSpec:
         allow_sha1=tuple(sorted(table.strings("allow_sha1", ()))),
     )
     table.finish()
-    if git is None and not spec.is_pattern:
-        existing(table, "path", folder, path)
-    if git is None and project:
-        existing(table, "project", folder, project, want_folder=True)
     return spec
 
 

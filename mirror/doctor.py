@@ -21,6 +21,7 @@ from mirror import config as configuration
 from mirror.config import Config
 from mirror.console import human_size, plural
 from mirror.destinations import ObjectStoreSpec, RemoteDevpiSpec
+from mirror.inputs import check_presence
 from mirror.layout import Layout
 from mirror.publish import devpi_server, devpi_state
 from mirror.status import read_status
@@ -61,6 +62,7 @@ def examine(file: Path) -> Iterator[Finding]:
         yield _failed("configuration", str(error), error.hint)
         return
     yield _configuration(config)
+    yield from _locks(config)
     layout = Layout(config.root)
     yield from _folder(layout)
     yield from _disk(layout)
@@ -80,6 +82,14 @@ def _configuration(config: Config) -> Finding:
         return _warning("configuration", "it names no lock", hint)
     names = ", ".join(lock.name for lock in config.locks)
     return _fine("configuration", f"{config.file}: locks {names}; {plural(len(config.targets), 'target')}")
+
+
+def _locks(config: Config) -> Iterator[Finding]:
+    for spec in config.locks:
+        try:
+            check_presence(spec)
+        except LockstockError as error:
+            yield _failed("locks", str(error), error.hint)
 
 
 def _folder(layout: Layout) -> Iterator[Finding]:

@@ -97,6 +97,15 @@ def read_lock(spec: LockSpec) -> LockText:
     return _read(spec, _read_file)
 
 
+def check_presence(spec: LockSpec) -> None:
+    """See that a lock of the disk, and its project, are there. Raises LockError."""
+    hint = f"look at locks.{spec.name} in lockstock.toml; paths are relative to it"
+    if spec.git is None and not spec.is_pattern and not spec.path.is_file():
+        raise LockError("there is no such file", where=str(spec.path), hint=hint)
+    if spec.git is None and spec.project and not spec.project.is_dir():
+        raise LockError("there is no such folder", where=str(spec.project), hint=hint)
+
+
 def inputs_digest(config: Config, locks: Iterable[LockText]) -> str:
     """Give one digest for locks, targets, tools and build requirements: equal inputs, equal stock."""
     content = {
@@ -109,11 +118,15 @@ def inputs_digest(config: Config, locks: Iterable[LockText]) -> str:
 
 
 def outdated(config: Config, snapshot: Snapshot, names: Iterable[str]) -> tuple[str, ...]:
-    """Give the paths of these locks, as far as they lie on disk, that changed since the snapshot."""
+    """Give the paths of these locks, as far as they lie on disk, that changed since the snapshot.
+
+    What cannot be read any more has changed.
+    """
     stocked = {lock.name: lock.sha256 for lock in snapshot.locks}
     specs = tuple(spec for spec in config.locks if spec.git is None and spec.name in set(names))
-    found, _ = read_locks(replace(config, locks=specs), Layout(config.root))
-    return tuple(str(lock.spec.path) for lock in found if lock.sha256 != stocked.get(lock.spec.name))
+    found, failed = read_locks(replace(config, locks=specs), Layout(config.root))
+    changed = [str(lock.spec.path) for lock in found if lock.sha256 != stocked.get(lock.spec.name)]
+    return (*changed, *(str(spec.path) for spec in specs if spec.name in failed))
 
 
 def _expanded(spec: LockSpec, layout: Layout) -> Iterator[tuple[LockSpec, Read]]:
@@ -121,6 +134,7 @@ def _expanded(spec: LockSpec, layout: Layout) -> Iterator[tuple[LockSpec, Read]]
 
     Locks of a pattern are named NAME/PATH, with the path from where the pattern begins.
     """
+    check_presence(spec)
     checkout = _checkout(spec, layout)
     read = checkout.read if checkout else _read_file
     if not spec.is_pattern:

@@ -81,7 +81,6 @@ def test_no_file_gives_the_defaults_where_none_is_needed(tmp_path: Path) -> None
         (LOCK + 'ref = "main"\n', ["locks.app.ref", "only together with `git`"]),
         (LOCK + 'git = "--upload-pack=x"\n', ["locks.app.git", "dash"]),
         (LOCK + "sdists_of = { numpy = 3 }\n", ["locks.app.sdists_of.numpy", "must be a string"]),
-        (LOCK + 'project = "nowhere"\n', ["locks.app.project", "there is no folder"]),
         (LOCK + "[mirror]\nkeep = 0\n", ["lockstock.toml:4", "mirror.keep", "at least 1"]),
         (LOCK + "[mirror]\nkeep = true\n", ["mirror.keep", "must be an integer"]),
         (LOCK + '[targets]\npython = ["2.7"]\n', ["targets", "2.7"]),

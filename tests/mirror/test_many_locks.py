@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 
@@ -95,6 +96,30 @@ def test_a_lock_that_cannot_be_read_fails_alone(mono: Project) -> None:
     assert snapshot is not None
     assert snapshot.stale == ()
     assert [lock.name for lock in snapshot.locks] == ["app", "mono/a/requirements.txt"]
+
+
+def test_a_lock_or_a_project_that_is_gone_fails_alone(mono: Project, wheels: Path, click: Path) -> None:
+    other, nowhere = mono.folder / "other.txt", mono.folder / "nowhere"
+    other.write_text(pin(click))
+    here = '[locks.here]\npath = "requirements.txt"\nproject = "nowhere"\n'
+    mono.configure(more=f'[locks.other]\npath = "other.txt"\n{here}')
+    ended = mono.mirror("refresh")
+    assert ended.returncode == 26
+    assert "here: nowhere: there is no such folder\n  look at locks.here in lockstock.toml" in ended.stderr
+    nowhere.mkdir()
+    (nowhere / "pyproject.toml").write_text('[build-system]\nrequires = ["wheel"]\n')
+    make_wheel(wheels, "wheel", "1.0")
+    mono.refreshed()
+    other.unlink()
+    ended = mono.mirror("refresh", "--json")
+    assert ended.returncode == 26
+    (failed,) = json.loads(ended.stdout)["failed"]
+    assert (failed["name"], failed["served"]) == ("other", True)
+    assert "other.txt: there is no such file" in ended.stderr
+    shown, examined = mono.mirror("status"), mono.mirror("doctor")
+    assert (shown.returncode, "other.txt" in shown.stdout) == (0, True)
+    assert examined.returncode == 36
+    assert "failed   locks: other.txt: there is no such file" in examined.stdout
 
 
 def test_a_file_that_does_not_come_fails_the_locks_that_need_it(

@@ -322,7 +322,6 @@ def test_a_full_disk(project: Project, wheels: Path, click: Path) -> None:
     [
         ("[mirror]\nkep = 3\n", ["lockstock.toml:2", "mirror.kep", "unknown key", "'keep'"]),
         ("[mirror]\nkeep = 'five'\n", ["lockstock.toml:2", "mirror.keep", "must be an integer"]),
-        ("[locks.app]\npath = 'nowhere.txt'\n", ["lockstock.toml:2", "locks.app.path", "nowhere.txt"]),
         ("[locks.app]\n", ["lockstock.toml:1", "'path' is missing"]),
         ("[targets]\nplatforms = ['windows/amd64']\n", ["lockstock.toml:1", "windows/amd64"]),
         ("[targets]\npython = [3.11]\n", ["lockstock.toml:2", "targets.python[0]", "must be a string"]),
@@ -333,6 +332,11 @@ def test_a_full_disk(project: Project, wheels: Path, click: Path) -> None:
 def test_a_configuration_that_is_wrong(stocked: Project, text: str, words: list[str]) -> None:
     stocked.config.write_text(text)
     fails(stocked, 3, *words)
+
+
+def test_a_lock_that_is_not_there(stocked: Project) -> None:
+    stocked.config.write_text("[locks.app]\npath = 'nowhere.txt'\n")
+    fails(stocked, 10, "nowhere.txt: there is no such file", "look at locks.app in lockstock.toml")
 
 
 def test_no_configuration(project: Project) -> None:
