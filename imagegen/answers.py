@@ -6,7 +6,9 @@ from collections.abc import Iterable
 
 import httpx
 
+from imagegen.credentials import CERTIFICATES
 from imagegen.errors import PushError
+from imagegen.reference import Reference
 
 
 class RetryError(Exception):
@@ -77,6 +79,17 @@ def is_final(error: Exception) -> bool:
     """Say whether another attempt would end the same."""
     passing = isinstance(error, httpx.TransportError | RetryError)
     return not passing or speaks_no_tls(error) or distrusts(error)
+
+
+def unreachable(error: Exception, reference: Reference) -> PushError:
+    """Give the error for a registry that gave no answer that is one."""
+    hint = "check the name and the network, then try again: what arrived is not sent twice"
+    if distrusts(error):
+        hint = (
+            f"put the registry's CA into {CERTIFICATES}/{reference.registry}/ca.crt, or name a bundle in "
+            "SSL_CERT_FILE"
+        )
+    return PushError(f"it cannot be reached: {error}", where=str(reference), hint=hint)
 
 
 def speaks_no_tls(error: BaseException | None) -> bool:

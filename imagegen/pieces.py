@@ -20,12 +20,13 @@ class FilePiece:
 
     @property
     def headers(self) -> dict[str, str]:
-        """What a request says of them: OCI distribution specification 1.1, "Pushing a blob in chunks"."""
-        return {
-            "Content-Type": "application/octet-stream",
-            "Content-Length": str(self.size),
-            "Content-Range": f"{self.start}-{self.start + self.size - 1}",
-        }
+        """What a request says of them."""
+        return {"Content-Type": "application/octet-stream", "Content-Length": str(self.size)}
+
+    @property
+    def range(self) -> dict[str, str]:
+        """Which of the file they are: OCI distribution specification 1.1, "Pushing a blob in chunks"."""
+        return {"Content-Range": f"{self.start}-{self.start + self.size - 1}"}
 
     def __iter__(self) -> Iterator[bytes]:
         """Give them in chunks."""

@@ -18,13 +18,13 @@ from imagegen.answers import (
     FAULTS,
     bounded,
     check,
-    distrusts,
     drop_redirect_body,
     is_final,
     speaks_no_tls,
+    unreachable,
     whole,
 )
-from imagegen.credentials import CERTIFICATES, Credentials, trust
+from imagegen.credentials import Credentials, trust
 from imagegen.errors import PushError
 from imagegen.pieces import FilePiece
 from imagegen.reference import Reference
@@ -116,22 +116,32 @@ class Repository:
             self._once("DELETE", place)
 
     def upload(self, digest: str, file: Path) -> None:
-        """Send a blob piece by piece; after a cut it goes on where the registry says it stands.
+        """Send a small blob at once, another piece by piece; that goes on where the registry says it stands.
 
-        A registry that has given the upload up is sent the blob from its beginning.
+        After a cut, a registry that has given the upload up is sent the blob from its beginning.
         """
-        place, sent = self._begin(), 0
-        size, failures = file.stat().st_size, 0
+        size = file.stat().st_size
+        if size <= _PIECE:
+            self._retried(lambda: self._send_whole(digest, FilePiece(file, 0, size)))
+        else:
+            self._send_in_pieces(digest, file, size)
+
+    def _send_whole(self, digest: str, blob: FilePiece) -> None:
+        options = {"params": {"digest": digest}, "content": blob, "headers": blob.headers}
+        check(self._once("PUT", self._begin(), **options), (201,), str(self.reference))
+
+    def _send_in_pieces(self, digest: str, file: Path, size: int) -> None:
+        (place, sent), failures = (self._begin(), 0), 0
         while sent < size:
             piece = FilePiece(file, sent, min(_PIECE, size - sent))
             try:
-                answer = self._once("PATCH", place, content=piece, headers=piece.headers)
+                answer = self._once("PATCH", place, content=piece, headers=piece.headers | piece.range)
                 check(answer, (202,), str(self.reference))
                 place, sent = self._location(answer), sent + piece.size
             except FAULTS as error:
                 failures += 1
                 if failures >= _ATTEMPTS or is_final(error):
-                    raise self._unreachable(error) from error
+                    raise unreachable(error, self.reference) from error
                 self._pause(2**failures / 4)
                 place, sent = self._resume(place)
         self._request("PUT", place, params={"digest": digest}, expect=(201,))
@@ -187,7 +197,7 @@ class Repository:
                 return
             except FAULTS as error:
                 if number == _ATTEMPTS or is_final(error):
-                    raise self._unreachable(error) from error
+                    raise unreachable(error, self.reference) from error
                 self._pause(2**number / 4)
 
     def _pieces(self, url: str, start: int) -> Iterator[bytes]:
@@ -303,7 +313,7 @@ class Repository:
                 return attempt()
             except FAULTS as error:
                 if number == _ATTEMPTS or is_final(error):
-                    raise self._unreachable(error) from error
+                    raise unreachable(error, self.reference) from error
                 self._pause(2**number / 4)
         raise AssertionError("unreachable")
 
@@ -335,12 +345,3 @@ class Repository:
             self._authorization = {"Authorization": f"Bearer {token}"}
             return True
         return False
-
-    def _unreachable(self, error: Exception) -> PushError:
-        hint = "check the name and the network, then try again: what arrived is not sent twice"
-        if distrusts(error):
-            hint = (
-                f"put the registry's CA into {CERTIFICATES}/{self.reference.registry}/ca.crt, or name a "
-                "bundle in SSL_CERT_FILE"
-            )
-        return PushError(f"it cannot be reached: {error}", where=str(self.reference), hint=hint)

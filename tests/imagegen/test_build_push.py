@@ -256,7 +256,7 @@ class TestCuts:
         with Fake() as refusing:
             begun = {"Location": f"http://{refusing.host}/upload"}
             refusing.answers["POST /v2/dev/blobs/uploads/"] = (202, begun, b"")
-            refusing.answers["PATCH /upload"] = refusing.answers["PUT /upload"] = (403, {}, b"")
+            refusing.answers["PUT /upload"] = (403, {}, b"")
             ended = ran(made, "--push", f"{refusing.host}/dev:1")
 
         assert ended.returncode == 63
@@ -284,7 +284,7 @@ class TestCuts:
         with Fake() as stuck:
             begun = {"Location": f"http://{stuck.host}/upload"}
             stuck.answers["POST /v2/dev/blobs/uploads/"] = (202, begun, b"")
-            stuck.answers["PATCH /upload"] = stuck.answers["PUT /upload"] = (0, {}, b"")
+            stuck.answers["PUT /upload"] = (0, {}, b"")
             words = made.command("build", "dev", "--push", f"{stuck.host}/dev:1")
             with subprocess.Popen(
                 words, cwd=made.folder, env={**os.environ, **NO_ENGINE}, stderr=subprocess.PIPE, text=True

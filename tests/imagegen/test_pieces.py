@@ -21,9 +21,9 @@ def test_the_bytes_of_a_part_each_time(tmp_path: Path, start: int, size: int) ->
 
 
 def test_what_is_said_of_it(tmp_path: Path) -> None:
-    said = FilePiece(tmp_path / "blob", 16, 8).headers
+    piece = FilePiece(tmp_path / "blob", 16, 8)
 
-    assert (said["Content-Length"], said["Content-Range"]) == ("8", "16-23")
+    assert (piece.headers["Content-Length"], piece.range["Content-Range"]) == ("8", "16-23")
 
 
 def test_a_file_that_has_become_shorter_comes_to_an_end(tmp_path: Path) -> None:

@@ -181,9 +181,10 @@ class TestCuts:
         assert Resuming.held == content
         assert Resuming.received == len(content)
 
-    def test_who_asks_is_told_in_the_middle_of_a_blob(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("size", [3 << 20, 20 << 20])
+    def test_who_asks_is_told_in_the_middle_of_a_blob(self, tmp_path: Path, size: int) -> None:
         """Tokens expire; the piece that was refused is sent once more, whole."""
-        (tmp_path / "blob").write_bytes(content := os.urandom(3 << 20))
+        (tmp_path / "blob").write_bytes(content := os.urandom(size))
         handler = type("Handler", (Forgetful,), {"held": b"", "refused": 0})
         server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -253,10 +254,16 @@ class Forgetful(Resuming):
     refused = 0
 
     def do_PATCH(self) -> None:
+        self.take(202)
+
+    def do_PUT(self) -> None:
+        self.take(201)
+
+    def take(self, status: int) -> None:
         data = self.rfile.read(int(self.headers["Content-Length"]))
         if "Authorization" in self.headers:
             type(self).held += data
-            self.answer(202)
+            self.answer(status)
         else:
             type(self).refused += 1
             self.answer(401, **{"WWW-Authenticate": "Basic realm=tests"})

@@ -183,9 +183,9 @@ class TestSeveralPlatforms:
 
 
 class Answering(BaseHTTPRequestHandler):
-    """A registry whose answers are set by path; it notes what it was asked for, and by whom.
+    """A registry whose answers are set by path, and that notes what it was asked for, and by whom.
 
-    An answer with the status 0 never comes.
+    The path may be without its query. An answer with the status 0 never comes.
     """
 
     protocol_version = "HTTP/1.1"
@@ -195,7 +195,9 @@ class Answering(BaseHTTPRequestHandler):
     def answer(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.asked.append((self.command, self.path, self.headers.get("Authorization", "")))
-        status, headers, body = self.answers.get(f"{self.command} {self.path}", (404, {}, b""))
+        paths = (self.path, self.path.partition("?")[0])
+        found = (self.answers.get(f"{self.command} {path}") for path in paths)
+        status, headers, body = next(filter(None, found), (404, {}, b""))
         while not status:
             time.sleep(60)
         self.send_response(status)
