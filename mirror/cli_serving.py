@@ -33,11 +33,11 @@ commands = typer.Typer()
 def serve(
     config: ConfigOption = configuration.DEFAULT_FILE,
     host: Annotated[
-        str, typer.Option(metavar="ADDRESS", help="The address to listen on: 0.0.0.0 for all.")
+        str, typer.Option(metavar="ADDRESS", help="The address to listen on: 0.0.0.0 for all, :: with IPv6.")
     ] = "127.0.0.1",
 ) -> None:
     """Serve the mirror until stopped: the Python index, its files, devpi, and a status page."""
-    from ipaddress import IPv4Address
+    from ipaddress import ip_address
 
     from mirror.publish.devpi_server import HOST
     from mirror.serve.app import serve as run
@@ -45,7 +45,7 @@ def serve(
     loaded = configuration.load_mirror(config)
 
     def started(address: str) -> None:
-        reached = HOST if IPv4Address(address).is_unspecified else address
+        reached = HOST if ip_address(address).is_unspecified else address
         say(f"serving {index_url(loaded.port, reached)}; Ctrl-C ends")
 
     layout, in_house = Layout(loaded.root), bool(loaded.in_house)

@@ -187,4 +187,4 @@ def _forget(layout: Layout) -> None:
 
 def index_url(port: int, host: str = devpi_server.HOST) -> str:
     """Give the URL to give to pip and uv as their index: that of the static tree."""
-    return f"http://{host}:{port}/simple/"
+    return f"http://{devpi_server.in_url(host)}:{port}/simple/"

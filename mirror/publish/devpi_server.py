@@ -119,16 +119,29 @@ def start_behind(folder: Path, host: str, port: int, *, web: bool = False) -> tu
     with devpi_state.locked(folder):
         _refuse_second(folder, port)
         try:
-            listener = socket.create_server((host, port))
+            listener = _listen(host, port)
             free = _free_port()
         except OSError as error:
-            raise RegistryError(f"cannot listen: {error.strerror}", where=f"{host}:{port}") from error
+            raise RegistryError(f"cannot listen: {error.strerror}", where=f"{in_url(host)}:{port}") from error
         server = Server(port=free, process=_spawn(folder, free, sys.stderr, web=web))
         if not _comes_up(server, folder):
             listener.close()
             server.stop()
             raise RegistryError("devpi-server does not start", where=str(folder), hint="it says why above")
     return server, listener
+
+
+def in_url(host: str) -> str:
+    """Write a name or an address as it stands in a URL, before the port."""
+    return f"[{host}]" if ":" in host else host
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Listen on an address, which may be of IPv6; on all of those for `::`, and all of IPv4 with them."""
+    if ":" not in host:
+        return socket.create_server((host, port))
+    both = host == "::" and socket.has_dualstack_ipv6()
+    return socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=both)
 
 
 def _free_port() -> int:

@@ -34,7 +34,7 @@ def serve(
 ) -> int:
     """Serve until SIGTERM or SIGINT, and give the exit code; devpi's end is the end.
 
-    Once all can be reached `started` is called with the address that is listened on, as four numbers.
+    Once all can be reached `started` is called with the address that is listened on, as numbers.
     With `in_house`, devpi's stable index is looked into for what the tree lacks; with `private`, only
     accounts may read.
     Raises RegistryError when this mirror is served already, or the port is taken.

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urljoin
 
@@ -283,7 +284,14 @@ def test_a_refresh_while_it_serves_and_a_good_end(project: Project, index: Index
     assert not devpi_server.is_up(project.layout.devpi, project.port)
 
 
-@pytest.mark.parametrize(("host", "named"), [("127.0.0.2", "127.0.0.2"), ("0.0.0.0", "127.0.0.1")])
+def addresses() -> Iterator[tuple[str, str]]:
+    """What to listen on, and where a client then finds it; those of IPv6 where this machine has it."""
+    yield from (("127.0.0.2", "127.0.0.2"), ("0.0.0.0", "127.0.0.1"))
+    with suppress(OSError), socket.create_server(("::1", 0), family=socket.AF_INET6):
+        yield from (("::1", "[::1]"), ("::", "127.0.0.1"), ("::", "[::1]"))
+
+
+@pytest.mark.parametrize(("host", "named"), addresses())
 def test_serve_says_where_once_it_can_be_reached(project: Project, host: str, named: str) -> None:
     project.config.write_text(f"[mirror]\nport = {project.port}\n")
     process = project.start("serve", "--host", host)
@@ -291,7 +299,8 @@ def test_serve_says_where_once_it_can_be_reached(project: Project, host: str, na
         assert process.stderr is not None
         while not (line := process.stderr.readline()).startswith("serving"):
             assert line
-        assert line == f"serving http://{named}:{project.port}/simple/; Ctrl-C ends\n"
+        told = "127.0.0.1" if host == "::" else named
+        assert line == f"serving http://{told}:{project.port}/simple/; Ctrl-C ends\n"
         answer = httpx.get(f"http://{named}:{project.port}/health", trust_env=False)
         assert answer.json()["status"] == "empty"
     finally:
