@@ -202,7 +202,7 @@ class TestRefusals:
 
             assert ended.returncode == 0, ended.stderr
             assert SECRET not in ended.stderr + ended.stdout
-            assert registry.get("dev/tags/list", auth=("ci", SECRET)).json()["tags"][-1] == "1"
+            assert "1" in registry.get("dev/tags/list", auth=("ci", SECRET)).json()["tags"]
 
     def test_who_may_only_pull_is_told_so_before_anything_is_built(self, made: StockedProject) -> None:
         with Fake() as refusing:
