@@ -99,7 +99,7 @@ class Layers:
             layer = Layer(**known["layer"])
             if self.path(layer.digest).stat().st_size == layer.size:
                 return layer, known["facts"]
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
         return None
 

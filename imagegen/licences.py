@@ -56,7 +56,7 @@ def _cached(cache: Path) -> dict[str, tuple[Licence, ...]]:
     try:
         content = json.loads(cache.read_bytes()).items()
         return {str(sha256): tuple(Licence(**one) for one in found) for sha256, found in content}
-    except (FileNotFoundError, ValueError, AttributeError, TypeError):
+    except (FileNotFoundError, ValueError, AttributeError, TypeError, RecursionError):
         return {}
 
 
