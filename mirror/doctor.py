@@ -169,9 +169,9 @@ async def _ask(upstream: Upstream, url: str) -> tuple[Finding, float | None]:
         answer = await upstream.client.ask(f"{url.rstrip('/')}/", lambda _: None)
     except LockstockError as error:
         reason = f"{shown}: {error.reason}"
-        return _failed("upstreams", reason, _NETWORK), None
+        return _failed("upstreams", reason, error.hint or _NETWORK), None
     status, date = answer.status, answer.header("Date")
-    if status in (401, 403, 407):
+    if status in (401, 403):
         hint = "give credentials as its client takes them: in pip's index URL, in netrc, or in .npmrc"
         return _failed("upstreams", f"{shown} refuses access ({status})", hint), _skew(date)
     if status >= 500:

@@ -10,7 +10,7 @@ from mirror.config import Config
 from mirror.errors import DigestMismatchError, NotFoundUpstreamError, UpstreamError
 from mirror.inputs import LockText
 from mirror.upstream.clients import CLIENTS
-from mirror.upstream.curl import UnreachableError
+from mirror.upstream.failures import UnreachableError
 from mirror.upstream.session import Upstream, connect
 from mirror.upstream.settings import UpstreamSettings, without_secrets
 

@@ -18,7 +18,8 @@ from typing import Any
 import pycurl
 from yarl import URL
 
-from mirror.errors import TruncatedError, UpstreamError
+from mirror.errors import UpstreamError
+from mirror.upstream.failures import NO_PROXY_ACCESS, UnreachableError, bad_certificate, failure, refusal
 from mirror.upstream.settings import UpstreamSettings, without_secrets
 
 _USER_AGENT = "lockstock"
@@ -28,18 +29,9 @@ _FIRST = 2  # time-outs: for the connection, with its proxy and TLS, and for the
 _BEGINNING = 3  # time-outs: for all of the headers, too
 _BUFFER = 1 << 18
 _LEFTOVER = 1 << 16  # bytes of a body that nobody wants, which cost less than another connection
-_CUT_OFF = frozenset({pycurl.E_PARTIAL_FILE, pycurl.E_GOT_NOTHING, pycurl.E_HTTP2, 92})  # and its streams
-_BROKEN = frozenset({pycurl.E_RECV_ERROR, pycurl.E_SEND_ERROR})
-_UNREADABLE = frozenset({pycurl.E_UNSUPPORTED_PROTOCOL, pycurl.E_FTP_WEIRD_SERVER_REPLY})
-_NO_CERTIFICATE = frozenset({pycurl.E_SSL_CERTPROBLEM, pycurl.E_SSL_CACERT_BADFILE})
 _ALONE = {pycurl.HTTP_VERSION: pycurl.CURL_HTTP_VERSION_1_1}
 # Who comes while the first connection is made waits to share it.
 _SHARED = {pycurl.HTTP_VERSION: pycurl.CURL_HTTP_VERSION_2TLS, pycurl.PIPEWAIT: 1}
-_CLIENTS = "`pip config list` or `npm config list`"
-
-
-class UnreachableError(UpstreamError):
-    """No connection, or none that lasts; another try may find one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +107,9 @@ class Wire:
             if arriving.error is not None:
                 raise arriving.error from None
             if not arriving.is_enough:
-                raise _failure(handle, error, arriving) from error
+                code, text = error.args[:2] if isinstance(error, pycurl.error) else (0, "it takes too long")
+                proxy = handle.getinfo(pycurl.HTTP_CONNECTCODE)
+                raise failure(arriving.url, code, text, proxy, begun=arriving.has_begun) from error
         finally:
             arriving.end()
         return arriving.found()
@@ -165,7 +159,7 @@ class _Arriving:
 
     @property
     def is_enough(self) -> bool:
-        """Whether all that anybody wants came: what a server does to a body that nobody wants is no matter."""
+        """Whether all that anybody wants came, however a body that nobody wants ends."""
         return self._answer is not None and self._sink is None
 
     def found(self) -> Answer:
@@ -222,6 +216,8 @@ class _Arriving:
         self._lines = []
         if answer.status < 200:  # a note on the way
             return None
+        if answer.status == NO_PROXY_ACCESS:
+            raise refusal(answer.status, self.url)
         if self._begin is not None:
             self._answer, self._deadline = answer, time.monotonic() + self._timeout
             self._sink = self._begin(answer)
@@ -244,8 +240,10 @@ def _way(place: URL, route: Route) -> dict[int, object]:
     if not route.checked:
         found |= {pycurl.SSL_VERIFYPEER: 0, pycurl.SSL_VERIFYHOST: 0}
     if route.proxy is None:
-        listed = ",".join(f"[{one}]" if ":" in one else one for one in route.addresses)
-        found[pycurl.RESOLVE] = [f"{place.raw_host}:{place.port}:{listed}"]
+        # One that needs an interface it cannot read; one that stands for itself it need not.
+        listed = ",".join(f"[{one}]" if ":" in one else one for one in route.addresses if "%" not in one)
+        if ":" not in (place.raw_host or ""):
+            found[pycurl.RESOLVE] = [f"{place.raw_host}:{place.port}:{listed}"]
         found[pycurl.OPENSOCKETFUNCTION] = _only(route.addresses)
     else:
         found[pycurl.PROXY] = str(route.proxy.origin())
@@ -302,32 +300,4 @@ def _certificates(settings: UpstreamSettings) -> dict[int, object]:
 def _look_at(path: str) -> None:
     if not os.access(path, os.R_OK):
         reason = "it is not there" if not Path(path).exists() else "it may not be read"
-        raise _bad_certificate(f"{path}: {reason}")
-
-
-def _bad_certificate(reason: str) -> UpstreamError:
-    return UpstreamError(
-        f"the certificate setting cannot be used: {reason}",
-        hint="look at `pip config debug` and `npm config list`",
-    )
-
-
-def _failure(handle: Any, error: Exception, arriving: _Arriving) -> UpstreamError:
-    """Put what went wrong into our words. The place may hold credentials and signatures."""
-    where = without_secrets(arriving.url)
-    code, text = error.args[:2] if isinstance(error, pycurl.error) else (0, "it takes too long")
-    proxy = handle.getinfo(pycurl.HTTP_CONNECTCODE)
-    if proxy >= 300:
-        return UnreachableError(
-            f"the proxy answers {proxy}", where=where, hint=f"check the proxy, and {_CLIENTS}"
-        )
-    if code in _CUT_OFF or (code in _BROKEN and arriving.has_begun):
-        return TruncatedError("the upstream stopped in the middle", where=where, hint="run the refresh again")
-    if code in _UNREADABLE:
-        reason = f"the answer cannot be read: {text}"
-        return UnreachableError(reason, where=where, hint=f"check the proxy, and {_CLIENTS}")
-    if code in _NO_CERTIFICATE:
-        return _bad_certificate(text)
-    return UnreachableError(
-        f"cannot be reached: {text}", where=where, hint=f"check the network, the proxy, and {_CLIENTS}"
-    )
+        raise bad_certificate(f"{path}: {reason}")

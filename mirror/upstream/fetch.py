@@ -18,7 +18,8 @@ from isal.igzip_lib import IsalError
 
 from mirror.errors import NotFoundUpstreamError, TruncatedError, UpstreamError
 from mirror.store import Expected, Incoming, Store
-from mirror.upstream.curl import Answer, Sink, UnreachableError
+from mirror.upstream.curl import Answer, Sink
+from mirror.upstream.failures import UnreachableError
 from mirror.upstream.http import Client
 from mirror.upstream.settings import expanded, without_secrets
 
@@ -249,7 +250,7 @@ def _retry_after(text: str) -> float | None:
 def _check_status(answer: Answer) -> None:
     if answer.status in _WORTH_RETRYING:
         raise _StatusError(answer)
-    if answer.status in (401, 403, 407):
+    if answer.status in (401, 403):
         raise UpstreamError(
             f"the upstream refuses access ({answer.status})",
             where=without_secrets(answer.url),

@@ -20,6 +20,7 @@ _SCHEMES = ("http", "https")
 _UNAUTHORIZED = 401
 _LED_ON = frozenset({301, 302, 303, 307, 308})
 _MOST_REDIRECTS = 5
+_LONGEST = 1 << 16  # characters of a URL: those that are signed have some thousands
 _DOTS = frozenset({".", ".."})
 # What a URL may hold as it is: what is quoted already stays so, since some URLs are signed.
 _SAFE = "!$%&'()*+,/:;=?@[]~"
@@ -28,6 +29,9 @@ _SAFE = "!$%&'()*+,/:;=?@[]~"
 @asynccontextmanager
 async def http_client(settings: UpstreamSettings, concurrency: int) -> AsyncIterator[Client]:
     """Open the client. `concurrency` is the most connections that are kept. Raises UpstreamError."""
+    for url in settings.named:
+        if not url.startswith("file:"):
+            _address(url)
     auth = UpstreamAuth(settings.named, settings.authorization)
     async with Wire(settings, concurrency) as wire:
         yield Client(wire, _Routes(settings), auth)
@@ -128,6 +132,8 @@ def _proxy(given: str) -> URL:
 
 def _address(url: str, base: URL | None = None) -> URL:
     """Give the URL to ask for, without credentials and fragment. Raises UpstreamError where it is none."""
+    if len(url) > _LONGEST:
+        raise UpstreamError("cannot be fetched: the address has no end", where=without_secrets(url)[:200])
     try:
         whole = urljoin(str(base), url) if base else url
         origin, parts = URL(whole).origin(), urlsplit(whole)

@@ -10,7 +10,7 @@ from yarl import URL
 
 from mirror.errors import UpstreamError
 from mirror.gate.addresses import refusal
-from mirror.upstream.curl import UnreachableError
+from mirror.upstream.failures import UnreachableError
 from mirror.upstream.settings import UpstreamSettings
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")

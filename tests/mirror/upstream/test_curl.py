@@ -19,7 +19,8 @@ from yarl import URL
 from lockfiles.model import Digest
 from mirror.errors import TruncatedError, UpstreamError
 from mirror.store import Expected, Store
-from mirror.upstream.curl import Request, Route, UnreachableError, Wire
+from mirror.upstream.curl import Request, Route, Wire
+from mirror.upstream.failures import UnreachableError
 from mirror.upstream.fetch import Page, fetch, get
 from mirror.upstream.http import http_client
 from mirror.upstream.settings import UpstreamSettings
@@ -177,6 +178,43 @@ def test_nothing_else_is_dialled_than_what_was_checked(index: IndexServer, host:
         asyncio.run(run("192.0.2.1"))
     assert index.requests == []
     assert asyncio.run(run("127.0.0.1")) == 404
+
+
+@pytest.mark.parametrize(
+    "addresses",
+    [
+        ("fe80::1%lo", "127.0.0.1"),  # as names of the local network have
+        ("127.0.0.9", "127.0.0.1"),
+        ("2001:db8::1", "192.0.2.1", "127.0.0.1"),
+    ],
+)
+def test_of_several_addresses_the_one_that_lives_is_found(
+    index: IndexServer, addresses: tuple[str, ...]
+) -> None:
+    async def run() -> int:
+        async with Wire(UpstreamSettings(indexes=(), timeout=5), 2) as wire:
+            place = URL(index.url).with_host("index.example")
+            return (await wire.get(place, Request(begin=lambda _: None), Route(addresses=addresses))).status
+
+    assert asyncio.run(run()) == 404
+
+
+@pytest.mark.parametrize("host", ["::1", "0:0:0:0:0:0:0:1", "::1%lo"])
+def test_an_address_of_ipv6(host: str) -> None:
+    async def answers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nhere")
+        writer.close()
+
+    async def run() -> Page | None:
+        async with await asyncio.start_server(answers, "::1", 0) as listening:
+            url = f"http://[{host}]:{listening.sockets[0].getsockname()[1]}/"
+            async with http_client(UpstreamSettings(indexes=(url,)), 2) as client:
+                return await get(client, url, 0)
+
+    page = asyncio.run(run())
+    assert page is not None
+    assert page.body == b"here"
 
 
 def test_a_header_is_one_line(index: IndexServer) -> None:

@@ -26,7 +26,7 @@ from cryptography.x509.oid import NameOID
 from lockfiles.model import Digest
 from mirror.errors import TruncatedError, UpstreamError
 from mirror.store import Expected, Store
-from mirror.upstream.curl import UnreachableError
+from mirror.upstream.failures import UnreachableError
 from mirror.upstream.fetch import Page, fetch, get
 from mirror.upstream.http import http_client
 from mirror.upstream.settings import UpstreamSettings
@@ -94,9 +94,11 @@ def test_a_certificate_that_nobody_trusts(wheels: Path, certificate: Path) -> No
 
     with (
         IndexServer(wheels, tls=tls(certificate)) as server,
-        pytest.raises(UpstreamError, match="certificate"),
+        pytest.raises(UpstreamError, match="certificate is not trusted") as caught,
     ):
         asyncio.run(run(server))
+    assert "`cert`" in caught.value.hint
+    assert not isinstance(caught.value, UnreachableError)  # another try would find the same
 
 
 @pytest.mark.parametrize("unasked", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"])
@@ -224,6 +226,7 @@ def test_a_proxy(
         with pytest.raises(UpstreamError, match="407") as caught:
             asyncio.run(run(server))
         assert "wrong" not in str(caught.value)
+        assert "USER:PASSWORD" in caught.value.hint
 
 
 @pytest.mark.root
@@ -237,7 +240,7 @@ def test_the_port_of_a_proxy_is_the_one_of_its_scheme(given: str, index: IndexSe
                 await get(client, "http://index.example/", 0)
         assert len(proxy.asked) == 1
 
-    with pytest.raises(UpstreamError, match="407"):
+    with pytest.raises(UpstreamError, match=r"proxy refuses access \(407\)"):
         asyncio.run(run())
 
 
@@ -371,6 +374,22 @@ def test_an_error_does_not_tell_what_was_sent(header: bytes) -> None:
     with pytest.raises(UpstreamError) as caught:
         asyncio.run(ask(answers))
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["files.example:99999", "[::1", "files.example/" + "a" * 9_000_000])
+@pytest.mark.parametrize("is_named", [True, False])
+def test_an_address_that_cannot_be_one(host: str, is_named: bool) -> None:
+    url = f"https://me:hunter2@{host}"
+
+    async def run() -> None:
+        indexes = (url if is_named else "https://index.example/",)
+        async with http_client(UpstreamSettings(indexes=indexes), 2) as client:
+            await get(client, url, 0)
+
+    with pytest.raises(UpstreamError, match="address") as caught:
+        asyncio.run(run())
+    assert "hunter2" not in str(caught.value)
+    assert len(str(caught.value)) < 300
 
 
 @pytest.mark.parametrize("name", ["a..b", ".example", "a" * 70, "xn--"])
