@@ -9,7 +9,9 @@ import os
 import socket
 import ssl
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -84,6 +86,7 @@ class Wire:
     def __init__(self, settings: UpstreamSettings, connections: int) -> None:
         self._timeout = settings.timeout or math.inf
         self._certificates = _certificates(settings)
+        self._shared = defaultdict[URL, _Shared](_Shared)
         self._multi: Any = pycurl.AsyncCurlMulti()
         self._multi.setopt(pycurl.M_MAXCONNECTS, connections)
 
@@ -99,13 +102,16 @@ class Wire:
 
     async def get(self, place: URL, request: Request, route: Route) -> Answer:
         """Ask for a place; give the answer when all of its body came. Raises UpstreamError and its kinds."""
-        arriving = _Arriving(str(place), request.begin, self._timeout)
+        shared = _Shared() if request.alone else self._shared[place.origin()]
+        arriving = _Arriving(str(place), request.begin, self._timeout, shared)
         handle = self._handle(place, request, route, arriving)
         try:
             await arriving.wait(self._multi.add_handle(handle))
         except (pycurl.error, TimeoutError) as error:
             if arriving.error is not None:
                 raise arriving.error from None
+            if isinstance(error, TimeoutError) and shared.silence() >= self._timeout:
+                _cut(handle)
             if not arriving.is_enough:
                 code, text = error.args[:2] if isinstance(error, pycurl.error) else (0, "it takes too long")
                 proxy = handle.getinfo(pycurl.HTTP_CONNECTCODE)
@@ -137,10 +143,21 @@ class Wire:
         return handle
 
 
+@dataclass(slots=True)
+class _Shared:
+    """When anything came from a place, for any of those who share the connection to it."""
+
+    heard: float = -math.inf
+
+    def silence(self) -> float:
+        """Give the seconds since then."""
+        return time.monotonic() - self.heard
+
+
 class _Arriving:
     """One answer as it comes, and by when more of it has to."""
 
-    def __init__(self, url: str, begin: Begin, timeout: float) -> None:
+    def __init__(self, url: str, begin: Begin, timeout: float, shared: _Shared) -> None:
         self.error: BaseException | None = None
         self.url = url
         self._begin: Begin | None = begin
@@ -149,6 +166,7 @@ class _Arriving:
         self._lines: list[str] = []
         self._unwanted = 0
         self._timeout = timeout
+        self._shared = shared
         self._begun = time.monotonic()
         self._deadline = self._begun + _FIRST * timeout
 
@@ -189,6 +207,7 @@ class _Arriving:
         if self._answer is not None:  # it is a trailer
             return None
         try:
+            self._shared.heard = time.monotonic()
             self._deadline = self._begun + _BEGINNING * self._timeout
             return self._read(line.decode("utf-8", "surrogateescape").rstrip("\r\n"))
         except BaseException as error:
@@ -198,7 +217,8 @@ class _Arriving:
     def body(self, piece: bytes) -> int | None:
         """Take a piece, likewise."""
         try:
-            self._deadline = time.monotonic() + self._timeout
+            self._shared.heard = time.monotonic()
+            self._deadline = self._shared.heard + self._timeout
             if self._sink is not None:
                 self._sink(piece)
                 return None
@@ -222,6 +242,14 @@ class _Arriving:
             self._answer, self._deadline = answer, time.monotonic() + self._timeout
             self._sink = self._begin(answer)
         return None if self._begin is not None else 0
+
+
+def _cut(handle: Any) -> None:
+    """End a connection that is dead: libcurl would give it to the next try, too, while others wait on it."""
+    number = handle.getinfo(pycurl.ACTIVESOCKET)
+    if number >= 0:
+        with socket.socket(fileno=os.dup(number)) as dead, suppress(OSError):
+            dead.shutdown(socket.SHUT_RDWR)
 
 
 def _parse(lines: Sequence[str], url: str) -> Answer:

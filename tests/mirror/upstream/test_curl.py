@@ -8,7 +8,7 @@ import socket
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event
@@ -97,6 +97,45 @@ def test_pages_share_a_connection_of_http_2_and_files_have_their_own(
     of_files = {(protocol, connection) for uri, protocol, connection in asked if uri.endswith("whl")}
     assert {protocol for protocol, _ in of_files} == {"HTTP/1.1"}
     assert shared[1] not in {connection for _, connection in of_files}
+
+
+async def relayed(port: int, is_dead: Callable[[], bool]) -> asyncio.Server:
+    """Pass on what comes; all that comes over a connection that is dead is dropped without a word."""
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while data := await reader.read(1 << 16):
+                if is_dead():
+                    await reader.read()
+                writer.write(data)
+        writer.close()
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there_reader, there_writer = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.gather(copy(reader, there_writer), copy(there_reader, writer))
+
+    return await asyncio.start_server(relay, "127.0.0.1", 0)
+
+
+def test_a_shared_connection_that_died_is_not_tried_again(tmp_path: Path, certificate: Path) -> None:
+    (tmp_path / "root").mkdir()
+    for number in range(8):
+        (tmp_path / "root" / f"{number}.html").write_text(f"page {number}")
+    dead = [False]
+
+    async def run(port: int) -> list[Page | None]:
+        async with await relayed(port, lambda: dead[0]) as relay:
+            url = f"https://127.0.0.1:{relay.sockets[0].getsockname()[1]}"
+            settings = UpstreamSettings(indexes=(url,), cert=str(certificate), timeout=0.5)
+            async with http_client(settings, 8) as client:
+                await get(client, f"{url}/0.html", 0)
+                dead[0] = True
+                asyncio.get_running_loop().call_later(0.4, dead.__setitem__, 0, False)
+                return await asyncio.gather(*(get(client, f"{url}/{n}.html", 1) for n in range(8)))
+
+    with nginx(tmp_path, certificate) as url:
+        pages = asyncio.run(run(int(url.rpartition(":")[2])))
+    assert [page and page.body for page in pages] == [b"page %d" % number for number in range(8)]
 
 
 @pytest.mark.parametrize("ends_well", [True, False])
