@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
-from queue import SimpleQueue
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import TypeVar
 
@@ -38,8 +39,9 @@ class Workers:
 
     def close(self) -> None:
         """Forget what nobody has begun; whoever is at work ends with that."""
-        while not self._waiting.empty():
-            self._waiting.get()
+        with suppress(Empty):
+            while True:
+                self._waiting.get_nowait()
         for _ in range(self._count):
             self._waiting.put(None)
 
