@@ -311,7 +311,8 @@ def _certificates(settings: UpstreamSettings) -> dict[int, object]:
     """Give the options for the authorities to trust, which else are those of this Python, and for our own."""
     default = ssl.get_default_verify_paths()
     file: str | None = default.cafile
-    folder: str | None = default.capath
+    # It may name several folders, which Python takes for none.
+    folder: str | None = os.environ.get(default.openssl_capath_env) or default.capath
     if settings.cert:
         _look_at(settings.cert)
         is_folder = Path(settings.cert).is_dir()

@@ -26,6 +26,8 @@ from mirror.upstream.settings import expanded, without_secrets
 _T = TypeVar("_T")
 _WORTH_RETRYING = frozenset({408, 425, 429, 500, 502, 503, 504})
 _GONE = frozenset({404, 410})
+_OK = 200
+_A_PART = 206
 _NO_SUCH_RANGE = 416
 _LONGEST_PAUSE = 30.0
 _PAGE_LIMIT = 64 << 20
@@ -172,8 +174,13 @@ def _check_file(answer: Answer, incoming: Incoming, advance: Advance, url: str) 
     if answer.status == _NO_SUCH_RANGE and incoming.received:
         _begin_again(incoming, advance)  # at the next try: the file is another, or what came too much
         raise _StatusError(answer)
+    if answer.status == _A_PART and incoming.received:
+        if _continues(answer, incoming.received):
+            return
+        _begin_again(incoming, advance)
+        raise TruncatedError("the upstream sends another part than was asked for", where=without_secrets(url))
     _check_status(answer)
-    if incoming.received and not _continues(answer, incoming.received):
+    if incoming.received:
         _begin_again(incoming, advance)
 
 
@@ -204,7 +211,7 @@ class _Pace:
 
 
 def _continues(answer: Answer, received: int) -> bool:
-    return answer.status == 206 and answer.header("Content-Range").startswith(f"bytes {received}-")
+    return answer.header("Content-Range").startswith(f"bytes {received}-")
 
 
 def local_path(url: str) -> Path:
@@ -257,7 +264,7 @@ def _check_status(answer: Answer) -> None:
             hint="give credentials as pip takes them (in the index URL of its configuration, or in netrc), "
             "or npm (`_authToken` in .npmrc)",
         )
-    if answer.status not in (200, 206):
+    if answer.status != _OK:
         raise UpstreamError(f"the upstream answers {answer.status}", where=without_secrets(answer.url))
 
 

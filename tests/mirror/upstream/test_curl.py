@@ -174,14 +174,21 @@ def ask(url: str, settings: UpstreamSettings) -> Page | None:
     return asyncio.run(run())
 
 
-def test_certificates_in_a_folder(wheels: Path, tmp_path: Path, certificate: Path) -> None:
+@pytest.mark.parametrize("variable", [None, "{}", "{other}:{}"])
+def test_certificates_in_a_folder(
+    wheels: Path, tmp_path: Path, certificate: Path, variable: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (folder := tmp_path / "authorities").mkdir()
     words = ["openssl", "x509", "-hash", "-noout", "-in", str(certificate)]
     name = subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
     (folder / f"{name}.0").write_bytes(certificate.read_bytes())
+    if variable:
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "nothing"))
+        monkeypatch.setenv("SSL_CERT_DIR", variable.format(folder, other=tmp_path))
     with IndexServer(wheels, tls=tls(certificate)) as server:
         server.faults["/page"] = lambda answer: answer.send(200, b"here")
-        page = ask(f"{server.url}/page", UpstreamSettings(indexes=(server.index,), cert=str(folder)))
+        cert = None if variable else str(folder)
+        page = ask(f"{server.url}/page", UpstreamSettings(indexes=(server.index,), cert=cert))
     assert page is not None
     assert page.body == b"here"
 

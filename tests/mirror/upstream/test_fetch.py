@@ -27,6 +27,42 @@ def get(index: IndexServer, path: str, retries: int = 0, url: str | None = None)
     return asyncio.run(run())
 
 
+@pytest.mark.parametrize(
+    "told", [None, "bytes 5-{last}/{size}", "bytes */{size}", "bytes {more}-{last}/{size}"]
+)
+def test_another_part_than_was_asked_for_is_not_taken(
+    index: IndexServer, tmp_path: Path, told: str | None
+) -> None:
+    wheel = make_wheel(index.folder, "flask", "3.0")
+    body = wheel.read_bytes()
+    place = {"last": len(body) - 1, "size": len(body)}
+
+    def answers(answer: Answer) -> None:
+        if answer.count == 1:
+            answer.send(200, body[:100], length=len(body))
+            answer.cut()
+        elif answer.handler.headers.get("Range"):
+            answer.send(206, body[5:], {"Content-Range": told.format(**place)} if told else None)
+        else:
+            answer.send(200, body)
+
+    index.faults[f"/files/{wheel.name}"] = answers
+    expected = Expected(label=wheel.name, digests=(Digest("sha256", digest(wheel)),))
+
+    async def run() -> str:
+        async with http_client(UpstreamSettings(indexes=(index.index,)), 4) as client:
+            url = f"{index.url}/files/{wheel.name}"
+            return await fetching.fetch(client, url, Store(tmp_path / "store"), expected, 2, lambda _: None)
+
+    assert asyncio.run(run()) == digest(wheel)
+
+
+def test_a_part_that_was_not_asked_for_is_no_page(index: IndexServer) -> None:
+    index.faults["/page"] = lambda answer: answer.send(206, b"be", {"Content-Range": "bytes 0-1/9"})
+    with pytest.raises(UpstreamError, match="answers 206"):
+        get(index, "/page")
+
+
 @pytest.mark.parametrize("header", ["1", "date"])
 def test_retry_after_is_honoured(index: IndexServer, header: str) -> None:
     times: list[float] = []
