@@ -27,9 +27,7 @@ def get(index: IndexServer, path: str, retries: int = 0, url: str | None = None)
     return asyncio.run(run())
 
 
-@pytest.mark.parametrize(
-    "told", [None, "bytes 5-{last}/{size}", "bytes */{size}", "bytes {more}-{last}/{size}"]
-)
+@pytest.mark.parametrize("told", [None, "bytes 5-{last}/{size}", "bytes */{size}", "bytes 101-{last}/{size}"])
 def test_another_part_than_was_asked_for_is_not_taken(
     index: IndexServer, tmp_path: Path, told: str | None
 ) -> None:
