@@ -86,18 +86,21 @@ def _known(lock: Lock, kind: str, names: Iterable[str], offered: Collection[str]
         yield by_name[canonicalize_name(name)]
 
 
-def _check_target(lock: Lock, target: Target) -> None:
+def mismatch(lock: Lock, target: Target) -> str | None:
+    """Say why a lock as a whole is not meant for a target; None where it is. Raises LockError."""
     if not _python_fits(lock.requires_python, target):
-        reason = f"the lock is for Python {lock.requires_python}, not for {target}"
-    elif lock.environments and not any(
+        return f"the lock is for Python {lock.requires_python}, not for {target}"
+    if lock.environments and not any(
         holds(marker, environment) for marker in lock.environments for environment in target.environments
     ):
-        reason = f"the lock is not for {target}: {' or '.join(map(str, lock.environments))}"
-    else:
-        return
-    raise NoMatchingArtifactError(
-        reason, where=lock.filename, hint="lock for this target too, or take it out of [targets]"
-    )
+        return f"the lock is not for {target}: {' or '.join(map(str, lock.environments))}"
+    return None
+
+
+def _check_target(lock: Lock, target: Target) -> None:
+    if reason := mismatch(lock, target):
+        hint = "lock for this target too, or take it out of [targets]"
+        raise NoMatchingArtifactError(reason, where=lock.filename, hint=hint)
 
 
 @lru_cache(maxsize=4096)

@@ -167,6 +167,8 @@ def _print_report(
         *((f"  {step}", human_time(seconds)) for step, seconds in report.steps.items()),
     ]
     print_table("", ("refresh", ""), rows)
+    for sentence in report.left_out:
+        say(sentence)
     if report.unread_sdists:
         say(f"what building {plural(report.unread_sdists, 'sdist')} needs is known only after the fetch")
     if not report.changed:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from lockfiles.closure import mismatch
 from lockfiles.errors import LockError, LockstockError
 from lockfiles.model import Ecosystem
 from lockfiles.select import Selection
@@ -89,6 +90,7 @@ async def _fill(
         fetched=sum(shelf.fetched for shelf in work.shelves),
         fetched_size=sum(shelf.fetched_size for shelf in work.shelves),
         failed=failed,
+        left_out=left_out(config, (order for order in work.orders if ":" not in order.record.name)),
     )
 
 
@@ -103,13 +105,16 @@ async def _work(
     """Stock what the locks name, and then, of those that can be met, what builds and tools ask for."""
     orders, unparsed = orders_of(config, locks)
     resolver = resolver_in(config, layout.build_locks)
-    first, _ = await asyncio.gather(stockist.stock(orders, begin), resolve_early(config, resolver, locks))
+    first, _ = await asyncio.gather(
+        stockist.stock(orders, begin), resolve_early(config, resolver, locks, orders)
+    )
     failed = {**unread, **unparsed, **first.failed}
     met = [lock for lock in locks if lock.spec.name not in failed]
     if not met:
         return _Work(orders=tuple(orders), shelves=(first,), failed=failed)
     requires = partial(_sdist_requires, layout, first)
-    more, unresolved = await asyncio.to_thread(build_orders, config, layout, resolver, met, requires)
+    targets = targets_of(orders)
+    more, unresolved = await asyncio.to_thread(build_orders, config, layout, resolver, met, targets, requires)
     second = await stockist.stock(more, begin)
     failed |= {owner(name): error for name, error in {**unresolved, **second.failed}.items()}
     if not failed:
@@ -145,14 +150,26 @@ def orders_of(config: Config, locks: Iterable[LockText]) -> tuple[list[Order], F
 
 
 def _order(config: Config, text: LockText) -> Order:
+    """Order a lock for the targets that it is meant for; where it is for none, selecting tells why."""
+    lock = text.parse()
     return Order(
         record=text.record(config.file.parent),
-        lock=text.parse(),
-        targets=config.targets,
+        lock=lock,
+        targets=tuple(t for t in config.targets if mismatch(lock, t) is None) or config.targets,
         extras=text.spec.extras,
         groups=text.spec.groups,
         sdists=text.spec.sdists,
         allow_sha1=text.spec.allow_sha1,
+    )
+
+
+def left_out(config: Config, orders: Iterable[Order]) -> tuple[str, ...]:
+    """Say of each lock which of the targets it is not meant for, while it is for others."""
+    return tuple(
+        f"{order.record.path}: {mismatch(order.lock, target)}; left out"
+        for order in orders
+        for target in config.targets
+        if target not in order.targets
     )
 
 
@@ -161,10 +178,13 @@ def resolver_in(config: Config, folder: Path) -> BuildLocks:
     return BuildLocks(folder=folder, upstreams=config.upstreams)
 
 
-async def resolve_early(config: Config, resolver: BuildLocks, locks: Sequence[LockText]) -> None:
+async def resolve_early(
+    config: Config, resolver: BuildLocks, locks: Sequence[LockText], orders: Iterable[Order]
+) -> None:
     """Resolve what is known before anything is fetched, while it is fetched; errors come up again."""
-    sets = {_tools(config, locks), *(requires for lock in locks for requires in lock.builds)} - {()}
-    jobs = [(requires, target) for requires in sets for target in config.targets]
+    targets, tools = targets_of(orders), _tools(config, locks)
+    builds = {(s, t) for lock in locks for s in lock.builds for t in targets.get(lock.spec.name, ())}
+    jobs = [job for job in {*((tools, target) for target in config.targets), *builds} if job[0]]
     loop = asyncio.get_running_loop()
     # Threads of its own: name look-ups and finished files wait for the usual ones.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -172,17 +192,27 @@ async def resolve_early(config: Config, resolver: BuildLocks, locks: Sequence[Lo
         await asyncio.gather(*waiting, return_exceptions=True)
 
 
+def targets_of(orders: Iterable[Order]) -> dict[str, tuple[Target, ...]]:
+    """Give the targets of the locks by their names."""
+    return {order.record.name: order.targets for order in orders}
+
+
 def build_orders(
-    config: Config, layout: Layout, resolver: BuildLocks, locks: Sequence[LockText], requires_of: RequiresOf
+    config: Config,
+    layout: Layout,
+    resolver: BuildLocks,
+    locks: Sequence[LockText],
+    targets: Mapping[str, Sequence[Target]],
+    requires_of: RequiresOf,
 ) -> tuple[list[Order], Failures]:
-    """Order, per target, what the projects and the sdists need to be built, and the tools."""
+    """Order what the projects and the sdists need to be built, per target of their lock, and the tools."""
     tools = _tools(config, locks)
     wanted = {(TOOLS, tools, target) for target in config.targets if tools}
     orders, failed = [], Failures()
     for lock in locks:
         name = lock.spec.name
         try:
-            sets = [(t, s) for t in config.targets for s in {*lock.builds, *requires_of(name, t)}]
+            sets = [(t, s) for t in targets[name] for s in {*lock.builds, *requires_of(name, t)}]
         except LockstockError as error:
             failed[name] = error
             continue

@@ -15,7 +15,17 @@ from lockfiles.model import Ecosystem, GitSource
 from lockfiles.target import Target
 from mirror.buildlock import BuildLocks
 from mirror.config import Config
-from mirror.fill import asked_by, build_orders, is_sdist, orders_of, owner, resolve_early, resolver_in
+from mirror.fill import (
+    asked_by,
+    build_orders,
+    is_sdist,
+    left_out,
+    orders_of,
+    owner,
+    resolve_early,
+    resolver_in,
+    targets_of,
+)
 from mirror.gitsource import archive_name
 from mirror.inputs import Failures, LockText
 from mirror.layout import Layout
@@ -31,6 +41,7 @@ class Foreseen:
     plan: Plan
     failed: Failures
     unread: int
+    left_out: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,12 +73,15 @@ async def _foresee(
     orders, failed = orders_of(config, locks)
     async with AsyncExitStack() as stack:
         stockist = Stockist(config, layout, previous, stack)
-        first, _ = await asyncio.gather(stockist.plan(orders), resolve_early(config, resolver, locks))
+        first, _ = await asyncio.gather(stockist.plan(orders), resolve_early(config, resolver, locks, orders))
         failed |= first.failed
         met = [lock for lock in locks if lock.spec.name not in failed]
         sources = _sources(first, previous, layout)
         requires = partial(_held_requires, layout, sources)
-        more, unresolved = await asyncio.to_thread(build_orders, config, layout, resolver, met, requires)
+        targets = targets_of(orders)
+        more, unresolved = await asyncio.to_thread(
+            build_orders, config, layout, resolver, met, targets, requires
+        )
         second = await stockist.plan(more)
     held = {wanted.key: sha256 for planned in (first, second) for wanted, sha256 in planned.plan.keep}
     selections = (selection for planned in (first, second) for _, selection in planned.selections)
@@ -75,6 +89,7 @@ async def _foresee(
         plan=make_plan(selections, lambda wanted: held.get(wanted.key)),
         failed=failed | {owner(name): error for name, error in {**unresolved, **second.failed}.items()},
         unread=len({source.filename for source in sources if source.sha256 is None}),
+        left_out=left_out(config, orders),
     )
 
 

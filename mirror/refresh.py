@@ -59,7 +59,8 @@ class FailedLock:
 class Report:
     """What a refresh did, or would do. Sizes are in bytes, steps in seconds.
 
-    What `unread_sdists` ask for to be built is not in it: it is known only when they are there.
+    What `unread_sdists` ask for to be built is not in it: it is known only when they are there. `left_out`
+    says of locks that were stocked which targets they are not meant for.
     """
 
     snapshot: str | None
@@ -75,6 +76,7 @@ class Report:
     failed: tuple[FailedLock, ...] = ()
     to_fetch: tuple[str, ...] = ()
     unread_sdists: int = 0
+    left_out: tuple[str, ...] = ()
 
 
 def refresh(
@@ -142,6 +144,7 @@ def _report(name: str, changed: bool, filled: Filled, pruned: Pruned, steps: Map
         pruned=pruned,
         steps=dict(steps),
         failed=_failed(filled.failed, snapshot.stale),
+        left_out=filled.left_out,
     )
 
 
@@ -168,6 +171,7 @@ def dry_run(config: Config) -> Report:
         failed=_failed({**unread, **foreseen.failed}, ()),
         to_fetch=tuple(sorted(item.label for item in plan.fetch)),
         unread_sdists=foreseen.unread,
+        left_out=foreseen.left_out,
     )
 
 

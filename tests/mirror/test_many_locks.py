@@ -122,6 +122,36 @@ def test_a_lock_or_a_project_that_is_gone_fails_alone(mono: Project, wheels: Pat
     assert "failed   locks: other.txt: there is no such file" in examined.stdout
 
 
+def test_a_lock_is_stocked_for_the_targets_that_it_is_meant_for(
+    mono: Project, wheels: Path, flask: Path
+) -> None:
+    make_wheel(wheels, "backend", "1.0", requires_python=">=3.12")
+    make_wheel(wheels, "wheel", "1.0")
+    newer = mono.folder / "newer"
+    newer.mkdir()
+    (newer / "pyproject.toml").write_text('[build-system]\nrequires = ["backend"]\n')
+    (newer / "pylock.toml").write_text(
+        'lock-version = "1.0"\ncreated-by = "test"\nrequires-python = ">=3.12"\n'
+        f'[[packages]]\nname = "flask"\nversion = "3.0.0"\nwheels = [{{ name = "{flask.name}", '
+        f'path = "{flask.name}", hashes = {{ sha256 = "{digest(flask)}" }} }}]\n'
+    )
+    mono.configure(more='[locks.newer]\npath = "newer/pylock.toml"\nproject = "newer"\n')
+    text = mono.config.read_text()
+    mono.config.write_text(text.replace('python = ["3.11"]', 'python = ["3.11", "3.12"]'))
+    told = f"newer/pylock.toml: the lock is for Python >=3.12, not for {TARGET}; left out"
+    assert mono.refreshed("--dry-run")["left_out"] == [told]
+    ended = mono.mirror("refresh")
+    assert ended.returncode == 0, ended.stderr
+    assert told in ended.stderr
+    snapshot = mono.layout.snapshots.current()
+    assert snapshot is not None
+    taken = {(s.lock, s.target.split("/")[0]) for s in snapshot.selections}
+    assert taken == {("app", "3.11"), ("app", "3.12"), ("newer", "3.12"), ("newer:build", "3.12")}
+    mono.config.write_text(text)
+    ended = mono.mirror("refresh")
+    assert (ended.returncode, "take it out of [targets]" in ended.stderr) == (26, True)
+
+
 def test_a_file_that_does_not_come_fails_the_locks_that_need_it(
     mono: Project, index: IndexServer, flask: Path
 ) -> None:
