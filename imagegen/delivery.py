@@ -68,6 +68,7 @@ class Delivery:
 
     def check(self) -> None:
         """Raise PushError where the registry cannot be reached, or lets this user push nothing there."""
+        self._progress.detail(f"asking {self.reference.registry}")
         self._opened.result()
 
     def bring(self, digest: str, size: int) -> None:
