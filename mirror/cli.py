@@ -127,11 +127,11 @@ def snapshots(config: ConfigOption = configuration.DEFAULT_FILE, as_json: JsonOp
 
 def _raise_failed(report: refreshing.Report) -> None:
     """Tell each lock that failed, and end with an exit code that says so."""
-    for lock in report.failed:
-        say(f"{lock.name}: {lock.reason}" + (f"\n  {lock.hint}" if lock.hint else ""))
-    if report.failed:
-        names = ", ".join(lock.name for lock in report.failed)
-        raise PartialError(f"{plural(len(report.failed), 'lock')} could not be met: {names}")
+    names = ["`tools`" if lock.name == configuration.TOOLS else lock.name for lock in report.failed]
+    for name, lock in zip(names, report.failed, strict=True):
+        say(f"{name}: {lock.reason}" + (f"\n  {lock.hint}" if lock.hint else ""))
+    if names:
+        raise PartialError(f"{plural(len(names), 'lock')} could not be met: {', '.join(names)}")
 
 
 def _summary(stock: Stock, status: Status) -> dict[str, object]:

@@ -93,9 +93,9 @@ class Stockist:
             except LockstockError as error:
                 failed[order.record.name] = error
             except Exception as error:  # whatever a hostile lock or index may cause, it ends one lock only
-                failed[order.record.name] = LockError(
-                    f"cannot be met: {type(error).__name__}: {error}", where=order.record.path
-                )
+                reason = f"cannot be met: {type(error).__name__}: {error}"
+                hint = "lock again; where the lock-file is as its tool wrote it, please report this as a bug"
+                failed[order.record.name] = LockError(reason, where=order.record.path, hint=hint)
         plan = make_plan((selection for _, selection in selections), self._held)
         return Planned(plan=plan, selections=tuple(selections), failed=failed)
 

@@ -122,6 +122,15 @@ def test_a_lock_or_a_project_that_is_gone_fails_alone(mono: Project, wheels: Pat
     assert "failed   locks: other.txt: there is no such file" in examined.stdout
 
 
+def test_tools_that_cannot_be_had_are_called_what_people_call_them(project: Project, click: Path) -> None:
+    project.lock(click)
+    project.config.write_text(project.config.read_text().replace("tools = []", 'tools = ["nowhere-tool"]'))
+    ended = project.mirror("refresh")
+    assert ended.returncode == 26
+    assert "`tools`: cannot resolve nowhere-tool" in ended.stderr
+    assert "1 lock could not be met: `tools`\n" in ended.stderr
+
+
 def test_a_lock_is_stocked_for_the_targets_that_it_is_meant_for(
     mono: Project, wheels: Path, flask: Path
 ) -> None:
