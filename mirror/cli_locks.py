@@ -57,7 +57,7 @@ def export_requirements(
     target: Annotated[
         str | None,
         typer.Option(
-            "--target", "-t", help="As 3.11/linux/amd64/glibc2.36; the first of [targets] if not given."
+            "--target", "-t", help="As 3.11/linux/amd64/glibc2.36; the first of \\[targets] if not given."
         ),
     ] = None,
     extra: Annotated[list[str] | None, typer.Option("--extra", help="An extra to include.")] = None,

@@ -29,9 +29,8 @@ if TYPE_CHECKING:
 
 commands = typer.Typer()
 
-SnapshotArgument = Annotated[
-    str, typer.Argument(metavar="SNAPSHOT", help="`current`, `previous`, or the beginning of a name.")
-]
+_NAMED = "`current`, `previous`, or the beginning of a name."
+SnapshotArgument = Annotated[str, typer.Argument(metavar="SNAPSHOT", help=_NAMED)]
 
 
 @commands.command()
@@ -134,8 +133,8 @@ def import_(
 
 @commands.command()
 def diff(
-    old: SnapshotArgument = history.PREVIOUS,
-    new: SnapshotArgument = history.CURRENT,
+    old: Annotated[str, typer.Argument(metavar="OLD", help=_NAMED)] = history.PREVIOUS,
+    new: Annotated[str, typer.Argument(metavar="NEW", help=_NAMED)] = history.CURRENT,
     config: ConfigOption = configuration.DEFAULT_FILE,
     as_json: JsonOption = False,
 ) -> None:

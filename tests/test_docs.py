@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 import typer
 from click import Group
+from rich.text import Text
 
 import imagegen
 import lockfiles
@@ -69,6 +70,18 @@ def _commands(prefix: str, command: object) -> list[str]:
 def test_each_command_is_documented(command: str) -> None:
     docs = "".join(path.read_text() for path in sorted((ROOT / "docs").glob("*.md")))
     assert re.search(rf"`{re.escape(command)}\b", docs), f"no page of docs/ has `{command} …`"
+
+
+@pytest.mark.parametrize("name", ["mirror", "imagegen"])
+def test_help_says_all_that_is_written(name: str) -> None:
+    """A name of a table, `[targets]`, is markup for rich, which leaves it out, unless it is escaped."""
+    waiting = [typer.main.get_command(importlib.import_module(f"{name}.commands").app)]
+    while waiting:
+        command = waiting.pop()
+        waiting += getattr(command, "commands", {}).values()
+        for text in (command.help, *(getattr(option, "help", None) for option in command.params)):
+            shown = Text.from_markup(text or "").plain
+            assert shown == (text or "").replace("\\[", "["), command.name
 
 
 def test_links_between_pages_lead_somewhere() -> None:

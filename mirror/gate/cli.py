@@ -72,7 +72,7 @@ def serve(
 @gate.command()
 def check(
     policy: Annotated[str, typer.Argument(help="A policy's file, or the name of a ready one.")],
-    url: Annotated[str, typer.Argument(help="The URL to ask about; without one, [expect] is run.")] = "",
+    url: Annotated[str, typer.Argument(help="The URL to ask about; without one, \\[expect] is run.")] = "",
     method: Annotated[str, typer.Option("--method", "-X", help="The method of the request.")] = "GET",
     config: ConfigOption = configuration.DEFAULT_FILE,
     as_json: JsonOption = False,
