@@ -10,8 +10,8 @@ import socket
 import ssl
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -32,8 +32,7 @@ _BEGINNING = 3  # time-outs: for all of the headers, too
 _BUFFER = 1 << 18
 _LEFTOVER = 1 << 16  # bytes of a body that nobody wants, which cost less than another connection
 _ALONE = {pycurl.HTTP_VERSION: pycurl.CURL_HTTP_VERSION_1_1}
-# Who comes while the first connection is made waits to share it.
-_SHARED = {pycurl.HTTP_VERSION: pycurl.CURL_HTTP_VERSION_2TLS, pycurl.PIPEWAIT: 1}
+_SHARED = {pycurl.HTTP_VERSION: pycurl.CURL_HTTP_VERSION_2TLS}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,22 +101,23 @@ class Wire:
 
     async def get(self, place: URL, request: Request, route: Route) -> Answer:
         """Ask for a place; give the answer when all of its body came. Raises UpstreamError and its kinds."""
-        shared = _Shared() if request.alone else self._shared[place.origin()]
-        arriving = _Arriving(str(place), request.begin, self._timeout, shared)
-        handle = self._handle(place, request, route, arriving)
-        try:
-            await arriving.wait(self._multi.add_handle(handle))
-        except (pycurl.error, TimeoutError) as error:
-            if arriving.error is not None:
-                raise arriving.error from None
-            if isinstance(error, TimeoutError) and shared.silence() >= self._timeout:
-                _cut(handle)
-            if not arriving.is_enough:
-                code, text = error.args[:2] if isinstance(error, pycurl.error) else (0, "it takes too long")
-                proxy = handle.getinfo(pycurl.HTTP_CONNECTCODE)
-                raise failure(arriving.url, code, text, proxy, begun=arriving.has_begun) from error
-        finally:
-            arriving.end()
+        is_shared = place.scheme == "https" and not request.alone
+        shared = self._shared[place.origin()] if is_shared else _Shared()
+        async with shared.turn():
+            arriving = _Arriving(str(place), request.begin, self._timeout, shared)
+            handle = self._handle(place, request, route, arriving)
+            try:
+                await arriving.wait(self._multi.add_handle(handle))
+                shared.is_http_2 = handle.getinfo(pycurl.INFO_HTTP_VERSION) == pycurl.CURL_HTTP_VERSION_2_0
+            except (pycurl.error, TimeoutError) as error:
+                if arriving.error is not None:
+                    raise arriving.error from None
+                if isinstance(error, TimeoutError) and shared.silence() >= self._timeout:
+                    _cut(handle)
+                if not arriving.is_enough:
+                    raise _failed(handle, error, arriving) from error
+            finally:
+                arriving.end()
         return arriving.found()
 
     def _handle(self, place: URL, request: Request, route: Route, arriving: _Arriving) -> Any:
@@ -126,6 +126,8 @@ class Wire:
             **self._certificates,
             **_way(place, route),
             **(_ALONE if request.alone else _SHARED),
+            pycurl.PIPEWAIT: int(arriving.shared.is_http_2),
+            pycurl.PREREQFUNCTION: arriving.stands,
             pycurl.URL: str(place),
             pycurl.PATH_AS_IS: 1,
             pycurl.PROTOCOLS: pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS,
@@ -145,12 +147,33 @@ class Wire:
 
 @dataclass(slots=True)
 class _Shared:
-    """When anything came from a place, for any of those who share the connection to it."""
+    """What those who share the connections to a place know of them.
+
+    `heard` is when anything came, for anybody; `stands` says that the first connection is there, or will
+    not be.
+    """
 
     heard: float = -math.inf
+    is_http_2: bool = False
+    is_taken: bool = False
+    stands: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Wait while the first connection is made, unless it is the own one.
+
+        libcurl, too, can wait until it knows what can be shared; but of HTTP/1.1 until the first answer.
+        """
+        if self.is_taken:
+            await self.stands.wait()
+        self.is_taken = True
+        try:
+            yield
+        finally:
+            self.stands.set()
 
     def silence(self) -> float:
-        """Give the seconds since then."""
+        """Give the seconds since anything came."""
         return time.monotonic() - self.heard
 
 
@@ -166,7 +189,7 @@ class _Arriving:
         self._lines: list[str] = []
         self._unwanted = 0
         self._timeout = timeout
-        self._shared = shared
+        self.shared = shared
         self._begun = time.monotonic()
         self._deadline = self._begun + _FIRST * timeout
 
@@ -198,6 +221,11 @@ class _Arriving:
         finally:
             done.cancel()
 
+    def stands(self, *_: object) -> int:
+        """Take note that there is a connection, which others may share."""
+        self.shared.stands.set()
+        return int(pycurl.PREREQFUNC_OK)
+
     def end(self) -> None:
         """Take no more: a request that is given up lives until the event loop turns."""
         self._begin = self._sink = None
@@ -207,7 +235,7 @@ class _Arriving:
         if self._answer is not None:  # it is a trailer
             return None
         try:
-            self._shared.heard = time.monotonic()
+            self.shared.heard = time.monotonic()
             self._deadline = self._begun + _BEGINNING * self._timeout
             return self._read(line.decode("utf-8", "surrogateescape").rstrip("\r\n"))
         except BaseException as error:
@@ -217,8 +245,8 @@ class _Arriving:
     def body(self, piece: bytes) -> int | None:
         """Take a piece, likewise."""
         try:
-            self._shared.heard = time.monotonic()
-            self._deadline = self._shared.heard + self._timeout
+            self.shared.heard = time.monotonic()
+            self._deadline = self.shared.heard + self._timeout
             if self._sink is not None:
                 self._sink(piece)
                 return None
@@ -242,6 +270,12 @@ class _Arriving:
             self._answer, self._deadline = answer, time.monotonic() + self._timeout
             self._sink = self._begin(answer)
         return None if self._begin is not None else 0
+
+
+def _failed(handle: Any, error: Exception, arriving: _Arriving) -> UpstreamError:
+    code, text = error.args[:2] if isinstance(error, pycurl.error) else (0, "it takes too long")
+    proxy = handle.getinfo(pycurl.HTTP_CONNECTCODE)
+    return failure(arriving.url, code, text, proxy, begun=arriving.has_begun)
 
 
 def _cut(handle: Any) -> None:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from threading import Event
+from threading import Barrier, BrokenBarrierError, Event
 
 import pytest
 from yarl import URL
@@ -136,6 +136,30 @@ def test_a_shared_connection_that_died_is_not_tried_again(tmp_path: Path, certif
     with nginx(tmp_path, certificate) as url:
         pages = asyncio.run(run(int(url.rpartition(":")[2])))
     assert [page and page.body for page in pages] == [b"page %d" % number for number in range(8)]
+
+
+@pytest.mark.parametrize("secure", [True, False])
+def test_over_http_1_nobody_waits_for_the_answers_of_others(
+    wheels: Path, certificate: Path, secure: bool
+) -> None:
+    """Which would count as the silence of the server, too."""
+    together = Barrier(8)
+
+    def waits(answer: Answer) -> None:
+        with suppress(BrokenBarrierError):
+            together.wait(5)
+        answer.send(200, b"here")
+
+    async def run(server: IndexServer) -> list[Page | None]:
+        settings = UpstreamSettings(indexes=(server.index,), cert=str(certificate), timeout=2)
+        async with http_client(settings, 8) as client:
+            return await asyncio.gather(*(get(client, f"{server.url}/{n}", 0) for n in range(8)))
+
+    with IndexServer(wheels, tls=tls(certificate) if secure else None) as server:
+        server.faults = {f"/{number}": waits for number in range(8)}
+        pages = asyncio.run(run(server))
+    assert [page and page.body for page in pages] == [b"here"] * 8
+    assert not together.broken
 
 
 @pytest.mark.parametrize("ends_well", [True, False])
