@@ -7,13 +7,11 @@ import ipaddress
 import math
 import os
 import socket
-import ssl
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -21,7 +19,8 @@ import pycurl
 from yarl import URL
 
 from mirror.errors import UpstreamError
-from mirror.upstream.failures import NO_PROXY_ACCESS, UnreachableError, bad_certificate, failure, refusal
+from mirror.upstream.certificates import authorities
+from mirror.upstream.failures import NO_PROXY_ACCESS, UnreachableError, failure, refusal
 from mirror.upstream.settings import UpstreamSettings, without_secrets
 
 _USER_AGENT = "lockstock"
@@ -84,7 +83,7 @@ class Wire:
 
     def __init__(self, settings: UpstreamSettings, connections: int) -> None:
         self._timeout = settings.timeout or math.inf
-        self._certificates = _certificates(settings)
+        self._certificates = authorities(settings)
         self._shared = defaultdict[URL, _Shared](_Shared)
         self._multi: Any = pycurl.AsyncCurlMulti()
         self._multi.setopt(pycurl.M_MAXCONNECTS, connections)
@@ -339,28 +338,3 @@ def _lines(headers: Mapping[str, str]) -> Iterator[bytes]:
         if not value.isprintable():
             raise UpstreamError(f"what is set for {name} cannot be sent: it holds control characters")
         yield f"{name}: {value}".encode()
-
-
-def _certificates(settings: UpstreamSettings) -> dict[int, object]:
-    """Give the options for the authorities to trust, which else are those of this Python, and for our own."""
-    default = ssl.get_default_verify_paths()
-    file: str | None = default.cafile
-    # It may name several folders, which Python takes for none.
-    folder: str | None = os.environ.get(default.openssl_capath_env) or default.capath
-    if settings.cert:
-        _look_at(settings.cert)
-        is_folder = Path(settings.cert).is_dir()
-        file, folder = (None, settings.cert) if is_folder else (settings.cert, None)
-    # Nothing, too, has to be said: libcurl has a file that was there where it was built.
-    found: dict[int, object] = {pycurl.CAINFO: file, pycurl.CAPATH: folder}
-    found |= {pycurl.PROXY_CAINFO: file, pycurl.PROXY_CAPATH: folder}
-    if settings.client_cert:
-        _look_at(settings.client_cert)
-        found |= {pycurl.SSLCERT: settings.client_cert, pycurl.SSLKEY: settings.client_cert}
-    return found
-
-
-def _look_at(path: str) -> None:
-    if not os.access(path, os.R_OK):
-        reason = "it is not there" if not Path(path).exists() else "it may not be read"
-        raise bad_certificate(f"{path}: {reason}")
