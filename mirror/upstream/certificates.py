@@ -1,4 +1,4 @@
-"""Whose certificates are trusted, and which are shown: as pip's and npm's settings say, or else this Python."""
+"""Whose certificates are trusted and which are shown: what the settings say, or else this Python."""
 
 from __future__ import annotations
 
