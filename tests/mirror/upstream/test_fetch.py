@@ -77,7 +77,18 @@ def test_retry_after_is_honoured(index: IndexServer, header: str) -> None:
     assert times[1] - times[0] >= 0.9
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("7", 7.0), ("", None), ("soon", None), ("-1", None)])
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("7", 7.0),
+        ("", None),
+        ("soon", None),
+        ("-1", None),
+        ("Mon, 01 Jan 2024 00:00:00 +0000", 0.0),
+        ("Mon, 01 Jan 2024 00:00:00 +99999999999999999999", None),
+        ("Mon, 01 Jan 99999999999999999999 00:00:00 GMT", None),
+    ],
+)
 def test_what_retry_after_may_say(text: str, seconds: float | None) -> None:
     assert fetching._retry_after(text) == seconds
 
