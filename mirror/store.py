@@ -23,6 +23,7 @@ _NOTED = ("sha384", "sha512")  # strong, and not what files are held by
 _TEMPORARY = ".tmp"
 _BUFFER = 1 << 19  # bytes: of a file that comes in small pieces, each write would cost more than its copy
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_BROKEN = (errno.EROFS, errno.EIO, errno.ESTALE, errno.ELOOP)
 
 
 class Store:
@@ -233,24 +234,34 @@ class Incoming:
 
 @contextmanager
 def disk_errors(path: Path, room: str = "free some space or move `path` in lockstock.toml") -> Iterator[None]:
-    """Turn a full disk or quota below `path` into DiskFullError, and a closed folder into StoreError.
+    """Turn a full disk or quota below `path` into DiskFullError, and a closed or broken one into StoreError.
 
     `room` says how to get more.
     """
     try:
         yield
     except (PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError) as error:
-        named = Path(error.filename or path)
         raise StoreError(
             f"cannot be used: {error.strerror}",
-            # Of a file that is called by chance, the folder tells more.
-            where=str(named.parent if named.suffix == _TEMPORARY else named),
+            where=_place(error, path),
             hint="look at its owner and permissions; another user may have made it",
         ) from error
     except OSError as error:
+        if error.errno in _BROKEN:
+            raise StoreError(
+                f"cannot be used: {error.strerror}",
+                where=_place(error, path),
+                hint="look at the disk and how it is mounted, or move `path` in lockstock.toml",
+            ) from error
         if error.errno not in _FULL:
             raise
         raise DiskFullError("no space is left on the disk", where=str(path), hint=room) from error
+
+
+def _place(error: OSError, path: Path) -> str:
+    """Name what an error is about; of a file that is called by chance, the folder tells more."""
+    named = Path(error.filename or path)
+    return str(named.parent if named.suffix == _TEMPORARY else named)
 
 
 def write_atomically(path: Path, data: bytes, *, lasting: bool = True) -> None:

@@ -344,6 +344,16 @@ def test_no_configuration(project: Project) -> None:
     fails(project, 3, "lockstock.toml", "there is no such file")
 
 
+@pytest.mark.root
+def test_a_file_system_that_is_read_only_is_no_fault_of_ours(stocked: Project) -> None:
+    script = 'mount --bind .lockstock .lockstock && mount -o remount,ro,bind .lockstock && exec "$@"'
+    prefix = ["unshare", "--map-root-user", "--mount", "sh", "-c", script, "sh"]
+    for command in ("refresh", "verify"):
+        ended = stocked.mirror(command, prefix=prefix)
+        assert ended.returncode == 31, ended.stderr
+        assert "Read-only file system\nhint: look at the disk and how it is mounted" in ended.stderr
+
+
 def test_two_runs_never_meet(project: Project, index: IndexServer, flask: Path) -> None:
     project.lock(flask)
     gone_on = project.folder / "go"
