@@ -180,7 +180,7 @@ async def _ask(upstream: Upstream, url: str) -> tuple[Finding, float | None]:
 
 
 def _skew(date: str) -> float | None:
-    with suppress(ValueError, TypeError):
+    with suppress(ValueError, TypeError, OverflowError):
         return time.time() - parsedate_to_datetime(date).timestamp()
     return None
 
