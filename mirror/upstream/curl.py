@@ -322,7 +322,10 @@ def _only(addresses: Iterable[str]) -> Callable[[int, Any], Any]:
     def opened(purpose: int, address: Any) -> Any:
         if _plain(str(address.addr[0])) not in allowed:
             return pycurl.SOCKET_BAD
-        return socket.socket(address.family, address.socktype, address.protocol)
+        try:
+            return socket.socket(address.family, address.socktype, address.protocol)
+        except OSError:  # there is no IPv6 here, say: libcurl would print it
+            return pycurl.SOCKET_BAD
 
     return opened
 

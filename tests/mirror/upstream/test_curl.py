@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import socket
 import subprocess
 import time
@@ -285,6 +286,29 @@ def test_an_address_of_ipv6(host: str) -> None:
     page = asyncio.run(run())
     assert page is not None
     assert page.body == b"here"
+
+
+def test_where_no_socket_can_be_had_nothing_is_printed(
+    index: IndexServer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As where there is no IPv6 at all."""
+
+    async def run() -> None:
+        async with http_client(UpstreamSettings(indexes=(index.index,)), 2) as client:
+            await get(client, index.index, 0)
+            await asyncio.sleep(0.1)
+            most = resource.getrlimit(resource.RLIMIT_NOFILE)
+            with open(os.devnull) as last:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (last.fileno(), most[1]))
+            try:
+                await client.ask(index.index, lambda _: None, alone=True)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, most)
+
+    index.faults["/simple"] = lambda answer: (answer.send(200, b"here"), answer.cut())
+    with pytest.raises(UnreachableError):
+        asyncio.run(run())
+    assert capfd.readouterr().err == ""
 
 
 def test_a_header_is_one_line(index: IndexServer) -> None:
