@@ -298,7 +298,7 @@ def test_where_no_socket_can_be_had_nothing_is_printed(
             await get(client, index.index, 0)
             await asyncio.sleep(0.1)
             most = resource.getrlimit(resource.RLIMIT_NOFILE)
-            with open(os.devnull) as last:
+            with Path(os.devnull).open() as last:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (last.fileno(), most[1]))
             try:
                 await client.ask(index.index, lambda _: None, alone=True)
