@@ -6,7 +6,6 @@ import hashlib
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from packageurl import PackageURL
 from packaging.utils import parse_wheel_filename
@@ -56,9 +55,8 @@ def _stocked(
 ) -> Iterator[Package]:
     asked = _asked(plan, snapshot)
     for file in (*plan.present, *plan.npm):
-        namespace, _, name = file.name.rpartition("/")
-        yield _package(
-            PackageURL(file.ecosystem, namespace or None, name, file.version),
+        yield Package(
+            purl=_purl(file),
             use=_use(plan, file),
             layer=contents.files[file.sha256],
             filename=file.filename,
@@ -85,8 +83,9 @@ def _asked(plan: ImagePlan, snapshot: Snapshot) -> Mapping[str, tuple[str, ...]]
     return found
 
 
-def _package(purl: PackageURL, **facts: Any) -> Package:
-    return Package(purl=str(purl), group=purl.namespace, name=purl.name, version=purl.version, **facts)
+def _purl(file: Stocked) -> PackageURL:
+    namespace, _, name = file.name.rpartition("/")
+    return PackageURL(file.ecosystem, namespace or None, name, file.version)
 
 
 def _seeds(contents: Contents) -> Iterator[Package]:
@@ -97,8 +96,8 @@ def _seeds(contents: Contents) -> Iterator[Package]:
             name, version = parse_wheel_filename(filename)[:2]
             path = Path(folder, filename)
             path.write_bytes(wheels[filename])
-            yield _package(
-                PackageURL("pypi", None, name, str(version)),
+            yield Package(
+                purl=PackageURL("pypi", None, name, str(version)),
                 use="installed",
                 layer=layer,
                 filename=filename,
@@ -114,8 +113,8 @@ def _debian(debs: Iterable[Deb], contents: Contents) -> Iterator[Package]:
     for package in dpkg.installed(status.content.decode(errors="replace")) if status else ():
         qualifiers = {"arch": package.architecture, "distro": suite}
         deb = locked.get((package.name, package.version, package.architecture))
-        yield _package(
-            PackageURL("deb", distribution, package.name, package.version, qualifiers),
+        yield Package(
+            purl=PackageURL("deb", distribution, package.name, package.version, qualifiers),
             use="base",
             layer=contents.base,
             filename=deb.file if deb else "",

@@ -60,7 +60,7 @@ def _locks(plan: ImagePlan, snapshot: Snapshot) -> list[dict[str, Any]]:
 
 
 def _files(packages: Iterable[Package]) -> list[dict[str, Any]]:
-    files = {(package.filename, package.sha256): package.purl for package in packages if package.sha256}
+    files = {(package.filename, package.sha256): str(package.purl) for package in packages if package.sha256}
     return [_resource(name, sha256, purl) for (name, sha256), purl in sorted(files.items())]
 
 

@@ -184,7 +184,7 @@ class TestNoChange:
         assert ended.returncode == 0
         assert index.stat().st_mtime_ns == before
         assert "imagegen.direct" in ended.stderr
-        for name in ("packageurl", "imagegen.evidence", "imagegen.signing"):
+        for name in ("cyclonedx", "imagegen.evidence", "imagegen.signing"):
             assert f" {name}\n" not in ended.stderr
 
     def test_lost_evidence_is_made_again(self, project: StockedProject) -> None:
