@@ -30,6 +30,7 @@ def authorities(settings: UpstreamSettings) -> dict[int, object]:
     found |= {pycurl.PROXY_CAINFO: file, pycurl.PROXY_CAPATH: folder}
     if settings.client_cert:
         _look_at(settings.client_cert)
+        _try(settings.client_cert)
         found |= {pycurl.SSLCERT: settings.client_cert, pycurl.SSLKEY: settings.client_cert}
     return found
 
@@ -38,3 +39,12 @@ def _look_at(path: str) -> None:
     if not os.access(path, os.R_OK):
         reason = "it is not there" if not Path(path).exists() else "it may not be read"
         raise bad_certificate(f"{path}: {reason}")
+
+
+def _try(path: str) -> None:
+    """See that a file has a certificate and its key; for the password of one, libcurl would ask and wait."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(path, password="")
+    except OSError as error:
+        reason = "it is no certificate with its key, or the key has a password"
+        raise bad_certificate(f"{path}: {reason}") from error

@@ -233,6 +233,21 @@ def test_a_certificate_setting_that_cannot_be_used(
     assert "pip config" in (caught.value.hint or "")
 
 
+@pytest.mark.parametrize("key", [None, "encrypted"])
+def test_a_certificate_of_our_own_without_a_key_that_can_be_used(
+    index: IndexServer, tmp_path: Path, certificate: Path, key: str | None
+) -> None:
+    own = tmp_path / "own.pem"
+    command = ["openssl", "x509", "-in", str(certificate)]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    if key:
+        command = ["openssl", "pkey", "-in", str(certificate), "-aes256", "-passout", "pass:hunter2"]
+        text += subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    own.write_text(text)
+    with pytest.raises(UpstreamError, match="certificate setting cannot be used"):
+        ask(index.index, UpstreamSettings(indexes=(index.index,), client_cert=str(own)))
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "%31%32%37.0.0.1"])
 def test_nothing_else_is_dialled_than_what_was_checked(index: IndexServer, host: str) -> None:
     """However libcurl reads the name."""
