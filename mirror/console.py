@@ -37,7 +37,7 @@ def err() -> Console:
 def run(app: Callable[[], object]) -> None:
     """Run a command-line application and end the process with its exit code."""
     try:
-        with disk_errors(Path.cwd()):
+        with disk_errors(Path()):
             app()
     except LockstockError as error:
         report_error(error)
