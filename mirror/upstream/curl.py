@@ -84,7 +84,7 @@ class Wire:
     def __init__(self, settings: UpstreamSettings, connections: int) -> None:
         self._timeout = settings.timeout or math.inf
         self._certificates = authorities(settings)
-        self._shared = defaultdict[URL, _Shared](_Shared)
+        self._shared = defaultdict[URL, _Shared](lambda: _Shared(may_be_http_2=True))
         self._multi: Any = pycurl.AsyncCurlMulti()
         self._multi.setopt(pycurl.M_MAXCONNECTS, connections)
 
@@ -107,7 +107,8 @@ class Wire:
             handle = self._handle(place, request, route, arriving)
             try:
                 await arriving.wait(self._multi.add_handle(handle))
-                shared.is_http_2 = handle.getinfo(pycurl.INFO_HTTP_VERSION) == pycurl.CURL_HTTP_VERSION_2_0
+                version = handle.getinfo(pycurl.INFO_HTTP_VERSION)
+                shared.may_be_http_2 = version == pycurl.CURL_HTTP_VERSION_2_0
             except (pycurl.error, TimeoutError) as error:
                 if arriving.error is not None:
                     raise arriving.error from None
@@ -125,7 +126,7 @@ class Wire:
             **self._certificates,
             **_way(place, route),
             **(_ALONE if request.alone else _SHARED),
-            pycurl.PIPEWAIT: int(arriving.shared.is_http_2),
+            pycurl.PIPEWAIT: int(arriving.shared.may_be_http_2),
             pycurl.PREREQFUNCTION: arriving.stands,
             pycurl.URL: str(place),
             pycurl.PATH_AS_IS: 1,
@@ -149,11 +150,11 @@ class _Shared:
     """What those who share the connections to a place know of them.
 
     `heard` is when anything came, for anybody; `stands` says that the first connection is there, or will
-    not be.
+    not be; where what comes `may_be_http_2`, a connection that is being made is waited for, to share it.
     """
 
     heard: float = -math.inf
-    is_http_2: bool = False
+    may_be_http_2: bool = False
     is_taken: bool = False
     stands: asyncio.Event = field(default_factory=asyncio.Event)
 

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from threading import Barrier, BrokenBarrierError, Event
 
@@ -43,7 +44,7 @@ http {{
     server {{
         listen 127.0.0.1:{port} ssl http2;
         ssl_certificate {certificate}; ssl_certificate_key {certificate};
-        root {folder}/root;
+        root {folder}/root; keepalive_requests 100;
         default_type text/html;
     }}
 }}
@@ -139,6 +140,28 @@ def test_a_shared_connection_that_died_is_not_tried_again(tmp_path: Path, certif
     assert [page and page.body for page in pages] == [b"page %d" % number for number in range(8)]
 
 
+def test_a_server_ends_connections_of_http_2_now_and_then(tmp_path: Path, certificate: Path) -> None:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "page.html").write_text("here")
+
+    async def run(url: str) -> list[Page | None]:
+        settings = UpstreamSettings(indexes=(url,), cert=str(certificate))
+        async with http_client(settings, 32) as client:
+            turns = asyncio.Semaphore(32)
+
+            async def one() -> Page | None:
+                async with turns:
+                    return await get(client, f"{url}/page.html", 2)
+
+            return await asyncio.gather(*(one() for _ in range(600)))
+
+    with nginx(tmp_path, certificate) as url:
+        pages = asyncio.run(run(url))
+    assert {page and page.body for page in pages} == {b"here"}
+    lines = (tmp_path / "access.log").read_text().splitlines()
+    assert 6 <= len({line.split()[2] for line in lines}) <= 12
+
+
 @pytest.mark.parametrize("secure", [True, False])
 def test_over_http_1_nobody_waits_for_the_answers_of_others(
     wheels: Path, certificate: Path, secure: bool
@@ -149,17 +172,19 @@ def test_over_http_1_nobody_waits_for_the_answers_of_others(
     def waits(answer: Answer) -> None:
         with suppress(BrokenBarrierError):
             together.wait(5)
-        answer.send(200, b"here")
+        answer.send(200, b"here", {"Connection": "close"})
+        answer.cut()
 
     async def run(server: IndexServer) -> list[Page | None]:
         settings = UpstreamSettings(indexes=(server.index,), cert=str(certificate), timeout=2)
         async with http_client(settings, 8) as client:
-            return await asyncio.gather(*(get(client, f"{server.url}/{n}", 0) for n in range(8)))
+            asked = (get(client, f"{server.url}/{number}", 0) for number in range(16))
+            return [*await asyncio.gather(*islice(asked, 8)), *await asyncio.gather(*asked)]
 
     with IndexServer(wheels, tls=tls(certificate) if secure else None) as server:
-        server.faults = {f"/{number}": waits for number in range(8)}
+        server.faults = {f"/{number}": waits for number in range(16)}
         pages = asyncio.run(run(server))
-    assert [page and page.body for page in pages] == [b"here"] * 8
+    assert [page and page.body for page in pages] == [b"here"] * 16
     assert not together.broken
 
 
