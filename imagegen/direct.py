@@ -158,7 +158,7 @@ def _deliver_index(
     if output is None:
         return _stays(engine), whole.size
     assert output.path is not None  # noqa: S101 - for the type checker: _check_place lets only layouts by
-    write_index(whole, engine.layout, (plan.reference, f"{plan.repository}:{LATEST}"), output.path)
+    write_index(whole, engine.layout, _names(plan), output.path)
     return str(output), whole.size
 
 
@@ -292,7 +292,7 @@ def _deliver(
     engine: DirectEngine, plan: ImagePlan, image: Image, output: Output | None, progress: Progress
 ) -> tuple[str, int]:
     """Bring the image to its place; give that and the image's size there, in bytes."""
-    names = (plan.reference, f"{plan.repository}:{LATEST}")
+    names = _names(plan)
     if output and output.path:
         write = write_archive if output.kind == "tar" else write_layout
         write(image, engine.layout, names, output.path)
@@ -304,6 +304,20 @@ def _deliver(
             raise
         return _stays(engine), image.size
     return DOCKER, _load(docker, engine, image, names, progress)
+
+
+def bring_built(config: Config, spec: ImageSpec, docker: DockerEngine, progress: Progress) -> None:
+    """Load what was built of the stock as it is and went elsewhere only: the engine's newest is then it."""
+    try:
+        plan, image = find_built(config, spec, progress)
+    except NotBuiltError:
+        return
+    if docker.find(plan.reference) is None:
+        _load(docker, direct_engine(config), image, _names(plan), progress)
+
+
+def _names(plan: ImagePlan) -> tuple[str, str]:
+    return plan.reference, f"{plan.repository}:{LATEST}"
 
 
 def _load(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from imagegen.archive import Entry
 from imagegen.build import LATEST
 from imagegen.context import guest_program
-from imagegen.direct import direct_engine, find_built
+from imagegen.direct import bring_built, direct_engine, find_built
 from imagegen.engines.box import Box
 from imagegen.engines.model import Ran
 from imagegen.errors import NotBuiltError
@@ -126,6 +126,7 @@ def verify(config: Config, spec: ImageSpec, engine: DockerEngine, progress: Prog
 
     Raises NotBuiltError where there is no image; what does not hold is in the report.
     """
+    bring_built(config, spec, engine, progress)
     reference = f"{REPOSITORY}/{spec.name}:{LATEST}"
     image = engine.find(reference)
     if image is None:

@@ -46,6 +46,16 @@ def test_everything_holds(sandbox: Sandbox) -> None:
     assert sandbox.engine.client.containers.list(all=True, filters={"label": LABEL}) == []
 
 
+def test_it_is_of_what_was_built_last_though_that_went_elsewhere(sandbox: Sandbox) -> None:
+    sandbox.project.configure(f"{IMAGE}compile = false\n")
+    built = sandbox.project.json("build", NAME, "-o", f"oci:{sandbox.project.folder}/elsewhere")
+    assert sandbox.engine.find(built["reference"]) is None
+
+    report = sandbox.project.json("verify", NAME)
+
+    assert (report["ok"], report["image"], report["engine"]) == (True, built["image"], "docker")
+
+
 def test_the_report_as_text(sandbox: Sandbox) -> None:
     ended = sandbox.project.imagegen("verify", NAME)
 
