@@ -17,7 +17,7 @@ from mirror import config as configuration
 from mirror.config import Config
 from mirror.console import human_time, plural, print_json, print_table, say
 from mirror.options import ConfigOption, JsonOption
-from mirror.store import write_atomically
+from mirror.store import output_path, write_atomically
 
 commands = typer.Typer()
 
@@ -38,12 +38,13 @@ def verify(
     is also written to reports/NAME.json in the mirror's folder.
     """
     loaded, spec = load_image(config, name)
+    written = junit and output_path(junit)
     with live() as progress:
         report = _verified(loaded, spec, progress)
-    if junit:
+    if written:
         from imagegen.junit import junit as to_junit
 
-        write_atomically(junit, to_junit(report))
+        write_atomically(written, to_junit(report))
     if as_json:
         print_json(report.to_json())
     else:

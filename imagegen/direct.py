@@ -137,8 +137,9 @@ def _check_place(output: Output | None, machines: Sequence[str]) -> None:
             where=str(output),
             hint="use -o oci:DIR or --push HOST/NAME, or name one --platform",
         )
-    if output and output.kind == "tar" and output.path and output.path.is_dir():
-        raise PlaceError("it is a folder", where=str(output), hint="name a file after tar:")
+    if output and output.kind == "tar" and output.path and output.path.exists() and not output.path.is_file():
+        what = "a folder" if output.path.is_dir() else "no plain file"
+        raise PlaceError(f"it is {what}", where=str(output), hint="name a file after tar:")
 
 
 def _standing(

@@ -16,7 +16,7 @@ from imagegen.compression import plain
 from imagegen.errors import BuildError
 from imagegen.oci import LAYOUT_FILE, Image, ImageLayout, digest_of, named_index
 from imagegen.platforms import ImageIndex
-from mirror.store import disk_errors, sync_folder
+from mirror.store import disk_errors, output_path, sync_folder
 
 _BLOBS = "blobs/sha256"
 
@@ -47,7 +47,8 @@ def archive_entries(image: Image, layout: ImageLayout, names: Sequence[str]) -> 
 
 
 def write_archive(image: Image, layout: ImageLayout, names: Sequence[str], file: Path) -> None:
-    """Write the image as one tar file, in the place of an earlier one. Raises DiskFullError."""
+    """Write the image as one tar file, in the place of an earlier one. Raises StoreError, DiskFullError."""
+    file = output_path(file)
     with disk_errors(file.parent):
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=file.parent, prefix=".", suffix=".tmp", delete=False) as fresh:

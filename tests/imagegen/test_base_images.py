@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -568,6 +569,20 @@ class TestPlatforms:
         assert ended.returncode == 76
         assert "tar:.: it is a folder" in ended.stderr
         assert "assembling" not in ended.stderr
+
+    def test_no_pipe_or_device_is_replaced_and_a_link_is_followed(self, made: StockedProject) -> None:
+        (made.folder / "lockstock.toml").write_text(CONFIG.format(base="oci:../base:1") + "compile = false\n")
+        os.mkfifo(made.folder / "pipe")
+        (made.folder / "link.tar").symlink_to("linked.tar")
+
+        ended = ran(made, "build", "dev", "-o", "tar:pipe")
+
+        assert ended.returncode == 76
+        assert "tar:pipe: it is no plain file" in ended.stderr
+        assert (made.folder / "pipe").is_fifo()
+        assert ran(made, "build", "dev", "-o", "tar:link.tar").returncode == 0
+        assert (made.folder / "link.tar").is_symlink()
+        assert (made.folder / "linked.tar").stat().st_size > 0
 
     def test_a_platform_that_is_no_target(self, made: StockedProject) -> None:
         ended = ran(made, "build", "dev", "--platform", "linux/s390x")
