@@ -74,7 +74,7 @@ def test_no_configuration_stops_the_doctor(project: Project) -> None:
     [
         (lambda a: a.send(401), "refuses access"),
         (lambda a: a.send(503), "answers 503"),
-        (Answer.cut, "stopped in the middle"),
+        (Answer.cut, "stopped before it answered"),
     ],
 )
 def test_upstreams_that_do_not_serve(
