@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import time
 from collections.abc import Callable, Sequence
@@ -235,6 +236,8 @@ def _signer(spec: ImageSpec) -> Callable[[DirectEngine, Image], None]:
 def _assemble(
     config: Config, spec: ImageSpec, engine: DirectEngine, draft: Draft, progress: Progress
 ) -> Image:
+    gc.freeze()  # what is there stays: to look through it again and again takes longer than it frees
+    gc.set_threshold(50_000)
     tarball, image = draft.tarball, draft.image
     if tarball is None:
         from imagegen.basesources import IMAGES, export_base
