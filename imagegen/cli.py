@@ -17,6 +17,7 @@ from imagegen.delivery import Pushed
 from imagegen.engines.connect import docker_engine
 from imagegen.live import Progress, live
 from imagegen.nodemodules import posix
+from imagegen.places import DOCKER, Output
 from imagegen.plan import ImagePlan
 from imagegen.push import LOCK, Push
 from imagegen.reference import Reference
@@ -219,14 +220,14 @@ def list_images(config: ConfigOption = configuration.DEFAULT_FILE, as_json: Json
         print_table("", ("name", "base", "locks", "verified"), shown)
 
 
-def _output(engine: Engine, text: str | None, platforms: Sequence[str]) -> directing.Output | None:
+def _output(engine: Engine, text: str | None, platforms: Sequence[str]) -> Output | None:
     try:
-        output = directing.Output.parse(text) if text else None
+        output = Output.parse(text) if text else None
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--output") from None
     if engine is Engine.DOCKER and platforms:
         raise typer.BadParameter("only the direct engine has it: --engine oci", param_hint="--platform")
-    if engine is Engine.DOCKER and output and output.kind != directing.DOCKER:
+    if engine is Engine.DOCKER and output and output.kind != DOCKER:
         raise typer.BadParameter("only the direct engine writes it: --engine oci", param_hint="--output")
     return output
 
@@ -293,7 +294,7 @@ def _print_built(built: building.Built) -> None:
     for name, value in lines.items():
         if value:
             typer.echo(f"{name:<10} {value}")
-    if built.place == directing.DOCKER:
+    if built.place == DOCKER:
         say(f"next: imagegen verify {plan.name}; or docker run --rm -it --network none {plan.reference}")
 
 

@@ -1,4 +1,4 @@
-"""From an image's name to the image without an engine: plan, layers, and where the image is to go."""
+"""From an image's name to the image without an engine: its plan and its layers."""
 
 from __future__ import annotations
 
@@ -13,57 +13,27 @@ from typing import TYPE_CHECKING
 
 from imagegen import build as building
 from imagegen.bases import locked_base
-from imagegen.build import LATEST, Built, Draft
+from imagegen.build import Built, Draft
 from imagegen.compression import Compression
 from imagegen.engines.connect import docker_engine
 from imagegen.engines.model import BuiltImage, Facts
 from imagegen.engines.oci import Attest, DirectEngine, check_supported
-from imagegen.errors import (
-    EngineUnavailableError,
-    NotBuiltError,
-    PlaceError,
-    UnfitBaseError,
-    UnsupportedError,
-)
-from imagegen.export import archive_entries, engine_entries, write_archive, write_index, write_layout
+from imagegen.errors import NotBuiltError, UnfitBaseError, UnsupportedError
 from imagegen.layers import Layer
 from imagegen.live import Progress
 from imagegen.oci import Image
+from imagegen.places import DOCKER, Output, check_place, deliver, deliver_index, load, stays
 from imagegen.plan import ImagePlan
 from imagegen.platforms import ImageIndex
 from imagegen.push import Push
 from imagegen.rootfs import RootFs, read_rootfs
 from imagegen.spec import DebianBase, ImageSpec, machine_of
 from mirror.config import Config
-from mirror.console import human_size, say
+from mirror.console import say
 from mirror.layout import Layout
 
 if TYPE_CHECKING:
     from imagegen.engines.docker import DockerEngine
-
-DOCKER = "docker"
-_KINDS = ("oci", "tar")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Output:
-    """Where an image goes: the Docker engine, an image layout (`oci`) or a file (`tar`)."""
-
-    kind: str
-    path: Path | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> Output:
-        """Read docker, oci:DIR or tar:FILE. Raises ValueError."""
-        kind, _, path = text.partition(":")
-        if text == DOCKER:
-            return cls(kind=DOCKER)
-        if kind in _KINDS and path:
-            return cls(kind=kind, path=Path(path))
-        raise ValueError(f"{text!r} is none of docker, oci:DIR and tar:FILE")
-
-    def __str__(self) -> str:
-        return f"{self.kind}:{self.path}" if self.path else self.kind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +61,7 @@ def build(
     nothing can be pushed, else when the image stands.
     """
     started, machines = time.monotonic(), _machines(config, platforms)
-    _check_place(output, machines)
+    check_place(output, len(machines))
     signer, engine = _signer(spec), direct_engine(config, spec.compression, push.bring)
     drafts = [building.make_draft(config, spec, None, progress, machine) for machine in machines]
     plan = plan_of([draft.plan for draft in drafts])
@@ -102,11 +72,11 @@ def build(
         signer(engine, image)
     whole = ImageIndex(images=images) if len(made) > 1 else None
     if whole:
-        place, size = _deliver_index(engine, plan, whole, output)
+        place, size = deliver_index(engine.layout, plan, whole, output)
     elif push and not output:
-        place, size = _stays(engine), images[0].size
+        place, size = stays(engine.layout), images[0].size
     else:
-        place, size = _deliver(engine, plan, images[0], output, progress)
+        place, size = deliver(engine.layout, plan, images[0], output, progress)
     return Built(
         plan=plan,
         image=BuiltImage(id=images[0].id, size=size),
@@ -130,19 +100,6 @@ def _machines(config: Config, platforms: Sequence[str]) -> Sequence[str]:
     return list(dict.fromkeys(machine_of(config, platform) for platform in platforms)) or [""]
 
 
-def _check_place(output: Output | None, machines: Sequence[str]) -> None:
-    """Raise PlaceError, before anything is built, where the place cannot take what is asked for."""
-    if output and output.kind != "oci" and len(machines) > 1:
-        raise PlaceError(
-            "an image of several platforms goes into a layout or a registry only",
-            where=str(output),
-            hint="use -o oci:DIR or --push HOST/NAME, or name one --platform",
-        )
-    if output and output.kind == "tar" and output.path and output.path.exists() and not output.path.is_file():
-        what = "a folder" if output.path.is_dir() else "no plain file"
-        raise PlaceError(f"it is {what}", where=str(output), hint="name a file after tar:")
-
-
 def _standing(
     config: Config, spec: ImageSpec, engine: DirectEngine, draft: Draft, progress: Progress
 ) -> _Standing:
@@ -152,20 +109,6 @@ def _standing(
     if image and engine.layout.referrers(image.digest):
         return _Standing(image=image, fresh=False)
     return _Standing(image=_assemble(config, spec, engine, draft, progress), fresh=True)
-
-
-def _deliver_index(
-    engine: DirectEngine, plan: ImagePlan, whole: ImageIndex, output: Output | None
-) -> tuple[str, int]:
-    if output is None:
-        return _stays(engine), whole.size
-    assert output.path is not None  # noqa: S101 - for the type checker: _check_place lets only layouts by
-    write_index(whole, engine.layout, _names(plan), output.path)
-    return str(output), whole.size
-
-
-def _stays(engine: DirectEngine) -> str:
-    return f"oci:{engine.layout.root}"
 
 
 def direct_engine(
@@ -292,24 +235,6 @@ def _facts(root: RootFs) -> Facts:
     )
 
 
-def _deliver(
-    engine: DirectEngine, plan: ImagePlan, image: Image, output: Output | None, progress: Progress
-) -> tuple[str, int]:
-    """Bring the image to its place; give that and the image's size there, in bytes."""
-    names = _names(plan)
-    if output and output.path:
-        write = write_archive if output.kind == "tar" else write_layout
-        write(image, engine.layout, names, output.path)
-        return str(output), image.size
-    try:
-        docker = docker_engine()
-    except EngineUnavailableError:
-        if output:
-            raise
-        return _stays(engine), image.size
-    return DOCKER, _load(docker, engine, image, names, progress)
-
-
 def bring_built(config: Config, spec: ImageSpec, docker: DockerEngine, progress: Progress) -> None:
     """Load what was built of the stock as it is and went elsewhere only: the engine's newest is then it."""
     try:
@@ -317,29 +242,7 @@ def bring_built(config: Config, spec: ImageSpec, docker: DockerEngine, progress:
     except NotBuiltError:
         return
     if docker.find(plan.reference) is None:
-        _load(docker, direct_engine(config), image, _names(plan), progress)
-
-
-def _names(plan: ImagePlan) -> tuple[str, str]:
-    return plan.reference, f"{plan.repository}:{LATEST}"
-
-
-def _load(
-    docker: DockerEngine, engine: DirectEngine, image: Image, names: tuple[str, ...], progress: Progress
-) -> int:
-    held = [docker.find(name) for name in names]
-    if any(one is None or one.id != image.id for one in held):
-        there = docker.held_layers([layer.diff_id for layer in image.layers])
-        size = sum(layer.unpacked or layer.size for layer in image.layers[there:])
-        progress.step(f"loading {human_size(size)} into the Docker engine")
-        entries = (
-            archive_entries(image, engine.layout, names)
-            if docker.stores_content
-            else engine_entries(image, engine.layout, names, there)
-        )
-        docker.load(entries, names[0])
-    loaded = docker.find(names[0])
-    return loaded.size if loaded else image.size
+        load(docker, direct_engine(config).layout, plan, image, progress)
 
 
 def build_with(

@@ -110,7 +110,7 @@ def test_a_failed_atomic_write_leaves_the_old_file(tmp_path: Path) -> None:
 def test_files_that_are_written_together(tmp_path: Path) -> None:
     write_all(tmp_path / "blobs", {"a": b"1", "b": b"2"})
     with pytest.raises(TypeError):
-        write_all(tmp_path / "blobs", {"b": b"3", "c": None})  # type: ignore[dict-item]
+        write_all(tmp_path / "blobs", {"b": b"3", "c": None})
 
     assert {file.name: file.read_bytes() for file in (tmp_path / "blobs").iterdir()} == {"a": b"1", "b": b"3"}
 
