@@ -15,6 +15,7 @@ import pytest
 from docker.errors import NotFound
 
 from imagegen.engines.docker import DockerEngine
+from tests.imagegen.registries import Registry
 from tests.imagegen.stocked import StockedProject
 from tests.wheels import make_wheel
 
@@ -175,3 +176,10 @@ def remove_images(engine: DockerEngine, repository: str) -> None:
 
 def _newest(folder: Path, name: str) -> list[Path]:
     return sorted(folder.glob(f"{name}-*.whl"), reverse=True)
+
+
+@pytest.fixture
+def registry(tmp_path: Path, free_port: int) -> Iterator[Registry]:
+    """A registry on loopback, plain and open to all."""
+    with Registry(tmp_path, free_port) as running:
+        yield running

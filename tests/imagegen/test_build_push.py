@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +30,6 @@ from tests.imagegen.test_referrers import Fake
 from tests.wheels import make_wheel
 
 BIG = 100_000
-
-
-@pytest.fixture
-def registry(tmp_path: Path, free_port: int) -> Iterator[Registry]:
-    with Registry(tmp_path, free_port) as running:
-        yield running
 
 
 @pytest.fixture

@@ -39,12 +39,6 @@ from tests.imagegen.test_referrers import Fake
 
 
 @pytest.fixture
-def registry(tmp_path: Path, free_port: int) -> Iterator[Registry]:
-    with Registry(tmp_path, free_port) as running:
-        yield running
-
-
-@pytest.fixture
 def locked(tmp_path: Path, free_port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
     """With TLS and a password; its own authority is trusted."""
     write_certificate(tmp_path)

@@ -7,7 +7,6 @@ import json
 import platform
 import threading
 import time
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -25,12 +24,6 @@ from imagegen.sources import opened
 from imagegen.statements import CYCLONEDX
 from tests.imagegen.registries import AUTH, TLS, Made, Registry, docker_config, write_certificate
 from tests.imagegen.test_signing import ED25519, evidence
-
-
-@pytest.fixture
-def registry(tmp_path: Path, free_port: int) -> Iterator[Registry]:
-    with Registry(tmp_path, free_port) as running:
-        yield running
 
 
 @pytest.fixture

@@ -197,7 +197,7 @@ def test_over_tls_a_page_without_a_length_ends_as_tls_does(
     def unmeasured(answer: Answer) -> None:
         answer.handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\nall of it")
         if ends_well:
-            answer.handler.connection.unwrap()  # type: ignore[attr-defined]  # TLS's own closing message
+            answer.handler.connection.unwrap()  # TLS's own closing message
         answer.cut()
 
     async def run(server: IndexServer) -> Page | None:
